@@ -1,0 +1,118 @@
+"""One running copy: what an agent is told to run and what it reports back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lepton_ai.spec.base import Model, Name
+from lepton_ai.spec.workload import BlobRef, Health, Resources
+
+Phase = Literal[
+    "pending",  # recorded, not yet placed (reason says why)
+    "placed",  # on a node's list, not yet reported by it
+    "fetching",  # its blobs are being fetched and verified
+    "starting",  # the process runs, its health check does not pass yet
+    "ready",  # takes requests (a job's replica: runs)
+    "unready",  # was ready, health check fails now
+    "unknown",  # its node is not reachable
+    "draining",  # out of the gateway, finishing its requests
+    "stopping",  # TERM was sent
+    "exited",  # ended; `exit` says how
+]
+FINAL: frozenset[str] = frozenset({"exited"})
+
+
+class FetchBlob(Model):
+    """A blob as an agent gets it: where to fetch, and a short-lived header to send."""
+
+    ref: BlobRef
+    url: str
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+class ReplicaSpec(Model):
+    """What an agent is told to run. Self-contained: an agent sees no database.
+
+    `command` still holds ``{port}`` and ``{blobs}``; the node fills them in. `env` already holds resolved secrets.
+    """
+
+    uid: str
+    workspace: Name
+    name: str = Field(max_length=128)
+    owner_kind: Literal["deployment", "job"]
+    owner: str = Field(max_length=64)
+    release: int = Field(default=0, ge=0)
+    worker: int = Field(default=0, ge=0)
+    command: tuple[str, ...]
+    image: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    blobs: tuple[FetchBlob, ...] = ()
+    resources: Resources = Resources()
+    port: int | None = None
+    needs_port: bool = True
+    health: Health = Health()
+    grace_s: float = 10.0
+    exclusive: bool = False
+    lease_s: float = 15.0
+
+
+class Exit(Model):
+    """How a replica's process ended, from its shim. Exactly one of `code`, `signal` is set, or neither if lost."""
+
+    code: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+    reason: str = ""
+    started_ms: int = 0
+    ended_ms: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    def describe(self) -> str:
+        if self.out_of_memory:
+            return "killed: out of memory"
+        if self.code is not None:
+            return f"exit code {self.code}"
+        if self.signal is not None:
+            return f"killed by signal {self.signal}"
+        return self.reason or "lost"
+
+
+class ReplicaReport(Model):
+    """What an agent says about one replica on its node."""
+
+    uid: str
+    phase: Phase
+    reason: str = ""
+    address: str | None = None
+    port: int | None = None
+    pid: int | None = None
+    started_ms: int = 0
+    ready_ms: int = 0
+    exit: Exit | None = None
+    limits: Literal["cgroup", "rlimit", "none"] = "none"
+    isolation: Literal["none", "uid", "container"] = "none"
+    cpu_milli: int = 0
+    memory_mib: int = 0
+    last_log: str = ""
+
+
+class NodeReport(Model):
+    """What an agent says about its node: capacity, use, and every replica it knows."""
+
+    node: Name
+    boot_id: str
+    agent_uid: str = Field(description="new at every start of the agent process")
+    protocol: int = 1
+    time_ms: int
+    address: str
+    capacity: Resources
+    cpu_used_milli: int = 0
+    memory_used_mib: int = 0
+    disk_free_mib: int = 0
+    epoch: int = Field(default=0, description="largest leader epoch the agent has seen")
+    replicas: tuple[ReplicaReport, ...] = ()
