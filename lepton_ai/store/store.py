@@ -1,0 +1,400 @@
+"""Store: records with compare-and-set, all-or-nothing batches, changes to follow and leases to lead by.
+
+Thread-safe; not fork-safe (open a store after a fork, not before). Writers take turns: one lock on the revision
+counter makes revisions appear in commit order on both engines, so whoever follows `changes` misses nothing.
+A call that returns has been written to the device. When PostgreSQL's connection breaks during a commit the call
+raises Unavailable and the outcome is unknown: read the record again.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
+
+from lepton_ai.errors import Conflict, Invalid, NotFound, Unavailable
+from lepton_ai.spec.base import uuid7
+from lepton_ai.store import engine as engines
+from lepton_ai.store import lease as leasing
+from lepton_ai.store.document import change_of, dump, record_of, storable, validate
+from lepton_ai.store.faults import translated
+from lepton_ai.store.lease import Lease
+from lepton_ai.store.migrate import migrate
+from lepton_ai.store.op import Create, Delete, Op, Update
+from lepton_ai.store.record import Change, Record
+from lepton_ai.store.tables import changes, counter, leases, records
+from lepton_ai.store.watch import CHANNEL, Watch
+
+KEEP_CHANGES = 10_000
+PRUNE_EVERY = 256
+
+
+@dataclass(slots=True)
+class _Write:
+    """A write in progress: its connection and the last revision it has given out."""
+
+    connection: Connection
+    start: int
+    revision: int
+
+
+class Store:
+    """What is wanted and what is so. Open one with :meth:`open`; `now_ms` is its wall clock."""
+
+    def __init__(self, url: str, now_ms: Callable[[], int], monotonic_s: Callable[[], float]) -> None:
+        self._engine = engines.engine(url)
+        self.now_ms = now_ms
+        self._sightings = leasing.Sightings(monotonic_s)
+        self._watch = Watch(self._engine, self.revision)
+        self._turn = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls, url: str, *, now_ms: Callable[[], int] | None = None, monotonic_s: Callable[[], float] | None = None
+    ) -> Store:
+        """The store at ``sqlite:///PATH`` or ``postgresql://…``, made or migrated when needed.
+
+        `now_ms` gives the times in records, `monotonic_s` the passing of leases; a fake `now_ms` alone drives both.
+        Raises Invalid (URL, somebody else's database), Unsupported (newer schema, no driver), Corrupt, DiskFull,
+        Busy, Unavailable.
+        """
+        if monotonic_s is None:
+            monotonic_s = time.monotonic if now_ms is None else lambda: now_ms() / 1000
+        store = cls(url, now_ms or _system_ms, monotonic_s)
+        try:
+            migrate(store._engine)
+        except BaseException:
+            store._engine.dispose()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Ends every wait and closes the connections. A second call does nothing."""
+        self._closed = True
+        self._watch.close()
+        self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- reads
+
+    def get(self, workspace: str, kind: str, name: str) -> Record:
+        """The record; raises NotFound."""
+        record = self.find(workspace, kind, name)
+        if record is None:
+            raise NotFound(f"no {kind} {name!r} in workspace {workspace!r}", details={"kind": kind, "name": name})
+        return record
+
+    def find(self, workspace: str, kind: str, name: str) -> Record | None:
+        """The record, or None."""
+        where = (records.c.workspace == workspace) & (records.c.kind == kind) & (records.c.name == name)
+        return self._one(select(records).where(where)) if storable(workspace, kind, name) else None
+
+    def get_uid(self, uid: str) -> Record:
+        """The record with this uid; raises NotFound."""
+        record = self._one(select(records).where(records.c.uid == uid)) if storable(uid) else None
+        if record is None:
+            raise NotFound(f"nothing has uid {uid!r}", details={"uid": uid})
+        return record
+
+    def list(
+        self,
+        kind: str,
+        *,
+        workspace: str | None = None,
+        owner_uid: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> builtins.list[Record]:
+        """The records of a kind in the order of their uid (UUIDv7: of creation); `after` a uid, to page."""
+        query = select(records).where(records.c.kind == kind).order_by(records.c.uid)
+        if workspace is not None:
+            query = query.where(records.c.workspace == workspace)
+        if owner_uid is not None:
+            query = query.where(records.c.owner_uid == owner_uid)
+        if after is not None:
+            query = query.where(records.c.uid > after)
+        if limit is not None:
+            query = query.limit(max(0, limit))
+        with self.reading() as connection:
+            return [record_of(row) for row in connection.execute(query).mappings()]
+
+    def revision(self) -> int:
+        """The number of the last committed change of a record; 0 in a new store."""
+        with self.reading() as connection:
+            return _revision(connection)
+
+    def changes(self, since: int, limit: int = 1000) -> builtins.list[Change]:
+        """The changes after revision `since`, oldest first, at most `limit`; the last 10,000 are kept.
+
+        Raises Invalid when `since` is older than what is kept, or newer than the store (restored from a backup):
+        list everything again and go on from `revision()` as it was before that list.
+        """
+        query = select(changes).where(changes.c.revision > since).order_by(changes.c.revision).limit(max(0, limit))
+        with self.reading() as connection:
+            rows = connection.execute(query).mappings().all()
+            # Read after the rows: if nothing after `since` can have been dropped by now, nothing was before.
+            now = _revision(connection)
+        if not now - KEEP_CHANGES <= since <= now:
+            why = "too old" if since < now else "newer than the store"
+            raise Invalid(f"revision {since} is {why} (now {now})", hint="list again, then follow from there")
+        return [change_of(row) for row in rows]
+
+    def wait(self, since: int, timeout_s: float) -> int:
+        """The revision, as soon as it is over `since` or after `timeout_s`. Cheap: see watch.py."""
+        self._refuse_closed()
+        return self._watch.wait(since, timeout_s)
+
+    # -- writes
+
+    def create(
+        self,
+        workspace: str,
+        kind: str,
+        name: str,
+        spec: Mapping[str, Any],
+        *,
+        status: Mapping[str, Any] | None = None,
+        owner_uid: str | None = None,
+        uid: str | None = None,
+        lease: Lease | None = None,
+    ) -> Record:
+        """A new record at generation 1. Raises Conflict if the name or uid exists, StaleEpoch, Invalid, TooLarge."""
+        return self._single(Create(workspace, kind, name, spec, status, owner_uid, uid), lease)
+
+    def update(
+        self,
+        record: Record,
+        *,
+        spec: Mapping[str, Any] | None = None,
+        status: Mapping[str, Any] | None = None,
+        deleting: bool = False,
+        lease: Lease | None = None,
+    ) -> Record:
+        """Writes a new spec, status or the deletion mark if the record is still at `record.revision`.
+
+        The generation grows iff the spec differs. When nothing differs nothing is written and no watcher wakes.
+        Raises Conflict when it was changed or deleted since, StaleEpoch, Invalid, TooLarge.
+        """
+        return self._single(Update(record, spec, status, deleting), lease)
+
+    def delete(self, record: Record, *, lease: Lease | None = None) -> None:
+        """Removes the record if it is still at `record.revision`. Raises Conflict, StaleEpoch."""
+        self.batch([Delete(record)], lease=lease)
+
+    def batch(self, ops: Sequence[Op], *, lease: Lease | None = None) -> builtins.list[Record | None]:
+        """Does all of `ops` in one transaction, or none: the new records in order, None for a Delete.
+
+        Each op sees those before it, so a record changed twice in a batch conflicts with itself. Raises what the
+        single calls raise.
+        """
+        with self._writing(lease) as write:
+            return [self._apply(write, op) for op in ops]
+
+    # -- leases
+
+    def acquire(
+        self, name: str, holder: str, ttl_s: float, *, is_dead: Callable[[str], bool] | None = None
+    ) -> Lease | None:
+        """The lease, or None while somebody else holds it. Call it again until it is yours.
+
+        `holder` must be unique to one start of one process. It is given when it is free, when `holder` has it
+        already (same epoch), when it was not renewed for its time to live as this process saw it (lease.py), or
+        when `is_dead(current holder)`. The epoch grows by one at every change of holder.
+        """
+        leasing.validate(name, holder, ttl_s)
+        with self.reading() as connection:
+            before = leasing.read(connection, name)
+        if before is not None and before["holder"] not in ("", holder):
+            lapsed = self._sightings.age_s(before) * 1000 >= before["ttl_ms"]
+            if not lapsed and not (is_dead is not None and is_dead(before["holder"])):
+                return None
+        with self._writing(None) as write:
+            lease = leasing.take(write.connection, name, holder, ttl_s, self.now_ms(), before)
+            row = leasing.read(write.connection, name)
+        if row is not None:
+            self._sightings.age_s(row)
+        return lease
+
+    def renew(self, lease: Lease, ttl_s: float) -> Lease:
+        """Prolongs the lease by `ttl_s` from now; raises StaleEpoch when it has passed to another."""
+        leasing.validate(lease.name, lease.holder, ttl_s)
+        with self._writing(None) as write:
+            renewed = leasing.renew(write.connection, lease, ttl_s, self.now_ms())
+            row = leasing.read(write.connection, lease.name)
+        if row is not None:
+            self._sightings.age_s(row)
+        return renewed
+
+    def release(self, lease: Lease) -> None:
+        """Gives the lease up, so that another can have it at once; does nothing when it has passed already."""
+        with self._writing(None) as write:
+            leasing.release(write.connection, lease)
+
+    def leader(self, name: str) -> Lease | None:
+        """Who holds the lease (it may have run out), or None when it is free."""
+        with self.reading() as connection:
+            row = connection.execute(select(leases).where(leases.c.name == name)).mappings().one_or_none()
+        if row is None or not row["holder"]:
+            return None
+        return Lease(name, row["holder"], row["epoch"], row["ttl_ms"] / 1000, row["expires_ms"])
+
+    # -- transactions, also for the rooms whose tables live in this database (telemetry)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with; database errors come out as ours."""
+        self._refuse_closed()
+        with translated(self._engine), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, lease: Lease | None = None) -> Iterator[Connection]:
+        """A transaction to write with: all or nothing, one writer at a time, refused when `lease` is stale."""
+        with self._writing(lease) as write:
+            yield write.connection
+
+    @contextmanager
+    def _writing(self, lease: Lease | None) -> Iterator[_Write]:
+        self._refuse_closed()
+        with self._turn, translated(self._engine):
+            with self._engine.connect().execution_options(**{engines.WRITE: True}) as connection:
+                with connection.begin():
+                    # FOR UPDATE is PostgreSQL's turn-taking; SQLite took the write lock when it began.
+                    start = int(connection.execute(select(counter.c.revision).with_for_update()).scalar_one())
+                    if lease is not None:
+                        leasing.check(connection, lease)
+                    write = _Write(connection, start, start)
+                    yield write
+                    self._finish(write)
+        self._watch.notice(write.revision)
+
+    def _finish(self, write: _Write) -> None:
+        if write.revision == write.start:
+            return
+        write.connection.execute(update(counter).values(revision=write.revision))
+        if write.revision // PRUNE_EVERY != write.start // PRUNE_EVERY:
+            write.connection.execute(delete(changes).where(changes.c.revision <= write.revision - KEEP_CHANGES))
+        if self._engine.dialect.name == "postgresql":
+            write.connection.execute(select(func.pg_notify(CHANNEL, str(write.revision))))
+
+    def _single(self, op: Op, lease: Lease | None) -> Record:
+        record = self.batch([op], lease=lease)[0]
+        assert record is not None
+        return record
+
+    def _apply(self, write: _Write, op: Op) -> Record | None:
+        if isinstance(op, Create):
+            return self._create(write, op)
+        if isinstance(op, Update):
+            return self._update(write, op)
+        gone = delete(records).where(records.c.uid == op.record.uid, records.c.revision == op.record.revision)
+        if write.connection.execute(gone).rowcount != 1:
+            raise _conflict(write.connection, op.record)
+        self._log(write, op.record, deleted=True)
+        return None
+
+    def _create(self, write: _Write, op: Create) -> Record:
+        validate(op)
+        existing = select(records.c.uid).where(
+            records.c.workspace == op.workspace, records.c.kind == op.kind, records.c.name == op.name
+        )
+        if write.connection.execute(existing).scalar() is not None:
+            raise Conflict(
+                f"{op.kind} {op.name!r} exists already in workspace {op.workspace!r}",
+                hint="choose another name, or change the one that exists",
+                details={"kind": op.kind, "name": op.name},
+            )
+        now_ms, spec, status = self.now_ms(), dump(op.spec), dump(op.status or {})
+        uid = op.uid or uuid7()
+        record = Record(
+            op.workspace, op.kind, op.name, uid, 1, write.revision + 1, json.loads(spec), json.loads(status),
+            op.owner_uid, now_ms, now_ms, None,
+        )  # fmt: skip
+        values = {name: getattr(record, name) for name in Record.__slots__}
+        write.connection.execute(insert(records).values(**{**values, "spec": spec, "status": status}))
+        self._log(write, record, deleted=False)
+        return record
+
+    def _update(self, write: _Write, op: Update) -> Record:
+        row = write.connection.execute(select(records).where(records.c.uid == op.record.uid)).mappings().one_or_none()
+        if row is None or row["revision"] != op.record.revision:
+            raise _conflict(write.connection, op.record)
+        spec = row["spec"] if op.spec is None else dump(op.spec)
+        status = row["status"] if op.status is None else dump(op.status)
+        deleting_ms = self.now_ms() if op.deleting and row["deleting_ms"] is None else row["deleting_ms"]
+        if (spec, status, deleting_ms) == (row["spec"], row["status"], row["deleting_ms"]):
+            return record_of(row)
+        record = replace(
+            record_of({**row, "spec": spec, "status": status}),
+            generation=row["generation"] + (spec != row["spec"]),
+            revision=write.revision + 1,
+            updated_ms=self.now_ms(),
+            deleting_ms=deleting_ms,
+        )
+        write.connection.execute(
+            update(records)
+            .where(records.c.uid == record.uid)
+            .values(
+                spec=spec,
+                status=status,
+                generation=record.generation,
+                revision=record.revision,
+                updated_ms=record.updated_ms,
+                deleting_ms=deleting_ms,
+            )
+        )
+        self._log(write, record, deleted=False)
+        return record
+
+    def _log(self, write: _Write, record: Record, *, deleted: bool) -> None:
+        write.revision += 1
+        write.connection.execute(
+            insert(changes).values(
+                revision=write.revision,
+                workspace=record.workspace,
+                kind=record.kind,
+                name=record.name,
+                uid=record.uid,
+                deleted=int(deleted),
+            )
+        )
+
+    def _one(self, query: Select[Any]) -> Record | None:
+        with self.reading() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else record_of(row)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise Unavailable("the store is closed", hint="open it again")
+
+
+def _system_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _revision(connection: Connection) -> int:
+    return int(connection.execute(select(counter.c.revision)).scalar_one())
+
+
+def _conflict(connection: Connection, record: Record) -> Conflict:
+    now = connection.execute(select(records.c.revision).where(records.c.uid == record.uid)).scalar()
+    what = "was deleted" if now is None else f"is at revision {now}"
+    return Conflict(
+        f"{record.kind} {record.name!r} {what}, not at {record.revision}",
+        hint="read it again and repeat the change",
+        details={"uid": record.uid, "revision": now},
+    )
