@@ -1,0 +1,1 @@
+"""Bytes by digest: a local store, and fetching with verification."""
