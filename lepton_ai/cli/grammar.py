@@ -1,0 +1,371 @@
+"""The commands, their flags and the help: a table, and a parser that answers a typing error with the nearest word.
+
+Owns what may be typed. Each command names the function that does it as text, so that help imports nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Never
+
+from lepton_ai.errors import LeptonError
+
+GROUPS = ("Start", "Work", "Data", "Manage")
+
+
+class Usage(LeptonError):
+    """The command line itself is wrong: exit code 2."""
+
+    code = "Usage"
+    status = 400
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: `path` is what is typed, `handler` is `module:function` inside cli."""
+
+    path: tuple[str, ...]
+    group: str
+    summary: str
+    handler: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    kind: str = "plain"  # read: takes --json; change: takes --dry-run and --yes
+    example: str = ""
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.path)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The parsed command line: `handler` says what to run. Raises Usage; exits 0 after help or the version."""
+    parser = build()
+    if list(argv) in ([], ["-h"], ["--help"], ["help"]):
+        print(parser.format_help(), end="")
+        raise SystemExit(0)
+    arguments, extras = parser.parse_known_args(list(argv))
+    leaf: Parser = getattr(arguments, "leaf", parser)
+    if extras:
+        leaf.unknown(extras)
+    if not hasattr(arguments, "handler"):
+        leaf.error("a command is missing")
+    return arguments
+
+
+def build() -> Parser:
+    """The whole grammar as one parser."""
+    parser = Parser(prog="lepton", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action=_Help, nargs=0)
+    parser.add_argument("--version", action=_Version, nargs=0)
+    parser.set_defaults(leaf=parser)
+    top = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    families: dict[str, Any] = {}
+    for command in COMMANDS:
+        into = top
+        if len(command.path) == 2:
+            family = command.path[0]
+            if family not in families:
+                holder = top.add_parser(family, allow_abbrev=False, add_help=False)
+                holder.add_argument("-h", "--help", action=_Help, nargs=0)
+                holder.commands = [c for c in COMMANDS if c.path[0] == family]
+                holder.set_defaults(leaf=holder)
+                families[family] = holder.add_subparsers(metavar="COMMAND", parser_class=Parser)
+            into = families[family]
+        leaf = into.add_parser(command.path[-1], allow_abbrev=False, add_help=False, description=command.summary)
+        _fill(leaf, command)
+    parser.commands = list(COMMANDS)
+    return parser
+
+
+def _fill(leaf: Parser, command: Command) -> None:
+    command.arguments(leaf)
+    leaf.example = command.example
+    if command.kind == "read":
+        leaf.add_argument("--json", action="store_true", help="print JSON")
+    if command.kind == "change":
+        leaf.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
+        leaf.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    where = leaf.add_argument_group("where")
+    for flag, text in (
+        ("cell", "name of the cell (default: local)"),
+        ("workspace", "workspace (default: default)"),
+        ("url", "address of a cell's API elsewhere; its token comes from LEPTON_AI_TOKEN"),
+    ):
+        where.add_argument(f"--{flag}", metavar=flag.upper(), default=argparse.SUPPRESS, help=text)
+    leaf.add_argument("-h", "--help", action=_Help, nargs=0, help="show this")
+    leaf.set_defaults(leaf=leaf, handler=command.handler, command=command.name)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but wrong words are answered in two lines: what is wrong, and `hint:` with what can be typed."""
+
+    commands: Sequence[Command] = ()
+    example: str = ""
+
+    def error(self, message: str) -> Never:
+        prefix = "the following arguments are required: "
+        if message.startswith(prefix):
+            message = f"{self.prog} needs {message.removeprefix(prefix)}"
+        raise Usage(message.removeprefix("argument "), hint=self.example or self._short())
+
+    def unknown(self, extras: Sequence[str]) -> Never:
+        flags = [text.split("=", 1)[0] for text in extras if text.startswith("-") and text != "--"]
+        if not flags:
+            raise Usage(f"{self.prog} takes no further argument {extras[0]!r}", hint=self._short())
+        near = _near(flags[0], self._option_string_actions)
+        hint = f"did you mean {near}?" if near else f"{self.prog} --help lists the flags"
+        raise Usage(f"{self.prog} has no flag {flags[0]}", hint=hint)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = action.choices
+        if choices is None or value in choices:
+            return
+        words = [str(choice) for choice in choices]
+        near = _near(str(value), words)
+        if isinstance(action, argparse._SubParsersAction):
+            hint = f"did you mean: {self.prog} {near}" if near else f"{self.prog} --help lists the commands"
+            raise Usage(f"unknown command {value!r}", hint=hint)
+        flag = action.option_strings[-1] if action.option_strings else action.dest.upper()
+        hint = f"did you mean {near}?" if near else f"use one of: {', '.join(words)}"
+        raise Usage(f"{flag} cannot be {value!r}", hint=hint)
+
+    def format_help(self) -> str:
+        if not self.commands:
+            text = super().format_help()
+            return f"{text}\nexample: {self.example}\n" if self.example else text
+        width = max(len(command.name) for command in self.commands) + 2
+        lines = [f"usage: {self.prog} COMMAND ...", ""]
+        if self.prog == "lepton":
+            lines = ["An AI cloud that a person can own: from data to a served, highly available endpoint.", "", *lines]
+        for group in GROUPS:
+            rows = [c for c in self.commands if c.group == group]
+            if rows:
+                lines += [group, *(f"  {c.name:<{width}}{c.summary}" for c in rows), ""]
+        lines.append(f"{self.prog} COMMAND --help explains one.")
+        if self.prog == "lepton":
+            lines[-1] += " First steps: lepton doctor, lepton demo, lepton up."
+        return "\n".join(lines) + "\n"
+
+    def _short(self) -> str:
+        usage = " ".join(self.format_usage().removeprefix("usage: ").split())
+        for noise in (" [--cell CELL] [--workspace WORKSPACE] [--url URL]", " [-h]"):
+            usage = usage.replace(noise, "")
+        return usage if not self.commands else f"{self.prog} --help"
+
+
+class _Help(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(parser.format_help(), end="")
+        raise SystemExit(0)
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        from lepton_ai import __version__
+
+        print(f"lepton {__version__}")
+        raise SystemExit(0)
+
+
+def _near(word: str, words: Sequence[str] | dict[str, Any]) -> str | None:
+    import difflib
+
+    found = difflib.get_close_matches(word, list(words), 1, 0.5)
+    return found[0] if found else None
+
+
+def _none(_: argparse.ArgumentParser) -> None:
+    """A command without arguments of its own."""
+
+
+def _up(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--nodes", type=count, metavar="N", help="node agents, each a share of this machine (default: 3)")
+
+
+def _down(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", nargs="?", metavar="CELL", help="which cell (default: local)")
+    p.add_argument("--all", action="store_true", help="every cell of this machine")
+    p.add_argument("--purge", action="store_true", help="delete its data too")
+
+
+def _demo(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--data", metavar="FILE", help="CSV or Parquet of user, item, rating[, timestamp]")
+    p.add_argument("--keep", action="store_true", help="leave the cell running afterwards")
+    p.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the stage lines")
+    p.add_argument("--out", metavar="FILE", default="demo.json", help="where the figures go (default: demo.json)")
+
+
+def _deploy(p: argparse.ArgumentParser) -> None:
+    p.add_argument("source", metavar="SOURCE", help="a TOML file, a model (movies@3 or a file), or a deployment's name")
+    p.add_argument("--name", help="name of the deployment")
+    p.add_argument("--replicas", type=bounds, metavar="N or MIN..MAX", help="how many")
+    p.add_argument("--survive", type=int, metavar="N", help="keep full capacity when N nodes are lost at once")
+    p.add_argument("--cpu", type=float, metavar="CORES", help="of one replica, e.g. 0.5")
+    p.add_argument("--memory", type=mebibytes, metavar="SIZE", help="of one replica, e.g. 512MiB or 2GiB")
+    p.add_argument("--env", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
+    p.add_argument("--no-wait", action="store_true", help="return once it is recorded")
+
+
+def _run(p: argparse.ArgumentParser) -> None:
+    p.add_argument("command_line", nargs="+", metavar="COMMAND", help='a TOML file, "a command", or -- and its words')
+    p.add_argument("--name", help="title of the job")
+    p.add_argument("--workers", type=count, metavar="N", help="copies that run at once")
+    p.add_argument("--retries", type=int, metavar="N", help="further tries of a failed worker")
+    p.add_argument("--cpu", type=float, metavar="CORES", help="of one worker")
+    p.add_argument("--memory", type=mebibytes, metavar="SIZE", help="of one worker")
+    p.add_argument("--env", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
+    p.add_argument("--detach", "-d", action="store_true", help="print the job's name and return")
+
+
+def _call(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("body", nargs="?", metavar="JSON", help="the request; - reads it from standard input")
+    p.add_argument("--path", default="/", help="path below the deployment's URL (default: /)")
+    p.add_argument("--token", help="the endpoint's token, where it has one", dest="endpoint_token")
+
+
+def _name(what: str) -> Callable[[argparse.ArgumentParser], None]:
+    def fill(p: argparse.ArgumentParser) -> None:
+        p.add_argument("name", metavar=what)
+
+    return fill
+
+
+def _rollback(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("--to", type=release, metavar="RELEASE", help="a number (default: the one before)")
+
+
+def _ps(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", nargs="?", metavar="NAME", help="only this deployment or job, with its replicas")
+    p.add_argument("--all", "-a", action="store_true", help="also what has ended")
+
+
+def _logs(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME", help="a deployment, job or replica")
+    p.add_argument("--follow", "-f", action="store_true", help="go on with new lines until Ctrl-C")
+    p.add_argument("--lines", "-n", type=count, default=100, metavar="N", help="the last N (default: 100)")
+    p.add_argument("--grep", metavar="TEXT", help="only lines that hold TEXT")
+
+
+def _rm(p: argparse.ArgumentParser) -> None:
+    p.add_argument("names", nargs="+", metavar="NAME", help="deployments and jobs")
+
+
+def _query(p: argparse.ArgumentParser) -> None:
+    p.add_argument("sql", metavar="SQL", help='e.g. "select count(*) from ratings"; ratings@2 names a version')
+    p.add_argument("--limit", type=count, default=1000, metavar="N", help="rows to print (default: 1000)")
+
+
+def _token_add(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+    roles = ("owner", "admin", "developer", "viewer", "caller")
+    p.add_argument("--role", choices=roles, default="developer", help="what it may do (default: developer)")
+    p.add_argument("--days", type=count, metavar="N", help="valid so long (default: for ever)")
+
+
+def count(text: str) -> int:
+    """A positive whole number."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def release(text: str) -> int:
+    """`3`, `#3` or `movies#3`."""
+    number = text.rpartition("#")[2]
+    if not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a release (use 3 or movies#3)")
+    return int(number)
+
+
+def bounds(text: str) -> tuple[int, int]:
+    """`2` or `2..8`."""
+    low, dots, high = text.partition("..")
+    if not low.isdigit() or (dots and not high.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of replicas (use 2 or 2..8)")
+    pair = (int(low), int(high) if dots else int(low))
+    if pair[0] > pair[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} has its smaller bound last (use {pair[1]}..{pair[0]})")
+    return pair
+
+
+def mebibytes(text: str) -> int:
+    """`512`, `512MiB`, `2GiB` (also M, G, MB, GB, read as binary) in MiB."""
+    import re
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:(g|t|m)(?:i?b)?)?", text.strip().lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size (use 512MiB or 2GiB)")
+    return max(1, round(float(found[1]) * {"g": 1024, "t": 1024 * 1024}.get(found[2], 1)))
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`KEY=VALUE`."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(("up",), "Start", "start a cell on this machine", "cell:up", _up, "change"),
+    Command(("down",), "Start", "stop it (--purge deletes its data)", "cell:down", _down, "change"),
+    Command(("demo",), "Start", "real data to an endpoint that survives being shot at", "cell:demo", _demo),
+    Command(("doctor",), "Start", "can this machine run a cell, and what to do", "cell:doctor", _none, "read"),
+    Command(
+        ("deploy",),
+        "Work",
+        "serve a model or a command",
+        "work:deploy",
+        _deploy,
+        "change",
+        "lepton deploy movies@1 --name movies --replicas 2..8 --survive 1",
+    ),
+    Command(("rollback",), "Work", "go back to an earlier release", "work:rollback", _rollback, "change"),
+    Command(
+        ("run",),
+        "Work",
+        "run a job to its end",
+        "work:run",
+        _run,
+        "change",
+        "lepton run \"python -c 'print(1)'\"",
+    ),
+    Command(
+        ("call",),
+        "Work",
+        "send one request to a deployment",
+        "work:call",
+        _call,
+        "read",
+        "lepton call movies '{\"user\": 7}'",
+    ),
+    Command(("ps",), "Work", "what runs, where, and what it waits for", "work:ps", _ps, "read"),
+    Command(("logs",), "Work", "what it printed", "work:logs", _logs, "read", "lepton logs movies -f"),
+    Command(("rm",), "Work", "remove deployments and jobs", "work:rm", _rm, "change"),
+    Command(
+        ("query",),
+        "Data",
+        "SQL over the lake",
+        "data:query",
+        _query,
+        "read",
+        'lepton query "select count(*) from ratings"',
+    ),
+    Command(("table", "ls"), "Data", "the tables", "data:tables", _none, "read"),
+    Command(("table", "show"), "Data", "columns, rows, version", "data:table", _name("TABLE"), "read"),
+    Command(("table", "history"), "Data", "its versions", "data:history", _name("TABLE"), "read"),
+    Command(("node", "ls"), "Manage", "the nodes, and how full they are", "manage:nodes", _none, "read"),
+    Command(("node", "drain"), "Manage", "move work away, place nothing new", "manage:drain", _name("NODE"), "change"),
+    Command(("node", "undrain"), "Manage", "take work again", "manage:undrain", _name("NODE"), "change"),
+    Command(("model", "ls"), "Manage", "registered models", "manage:models", _none, "read"),
+    Command(("model", "show"), "Manage", "metrics and lineage", "manage:model", _name("MODEL"), "read"),
+    Command(("token", "ls"), "Manage", "API tokens (masked)", "manage:tokens", _none, "read"),
+    Command(("token", "add"), "Manage", "make one; it is shown once", "manage:token_add", _token_add, "change"),
+    Command(("token", "rm"), "Manage", "revoke one", "manage:token_rm", _name("NAME"), "change"),
+    Command(("config",), "Manage", "each setting, its value and where it came from", "cell:config", _none, "read"),
+)
+"""Every command, in the order of the help."""
