@@ -65,8 +65,10 @@ class Watch:
                 self._waiters -= 1
 
     def close(self) -> None:
-        """Ends the thread and every wait."""
+        """Ends the thread and every wait. A second call does nothing."""
         with self._changed:
+            if self._closed:
+                return
             self._closed = True
             self._changed.notify_all()
             thread, wake = self._thread, self._wake
