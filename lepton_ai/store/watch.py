@@ -1,7 +1,8 @@
 """How a waiter hears of a commit: at once within a process, and by the engine's own signal across processes.
 
 Owns one daemon thread, started by the first `wait` and asleep while nobody waits. SQLite: `PRAGMA data_version`
-every POLL_S on one connection (a few microseconds, no lock, no read of the disk). PostgreSQL: LISTEN/NOTIFY.
+on one connection, every POLL_S after a change and every QUIET_POLL_S in
+quiet times (no lock is taken and the disk is not read). PostgreSQL: LISTEN/NOTIFY.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 
 log = logging.getLogger(__name__)
-POLL_S = 0.05
+POLL_S = 0.03
+QUIET_POLL_S = 0.1
+"""Between two looks when nothing has changed for QUIET_AFTER_S: a wake-up of the thread costs more than the look."""
+QUIET_AFTER_S = 1.0
 RETRY_S = 0.5
 LISTEN_S = 30.0
 """LISTEN wakes up this often without a notification, to find a connection that died silently."""
@@ -106,6 +110,7 @@ class Watch:
         try:
             cursor = connection.cursor()
             last: object = None
+            changed_s = time.monotonic()
             while not self._closed:
                 if not self._waiters:
                     self._until_someone_waits()
@@ -113,8 +118,10 @@ class Watch:
                 version = cursor.fetchone()
                 if version != last:
                     last = version
+                    changed_s = time.monotonic()
                     self.notice(self._revision())
-                time.sleep(POLL_S)
+                quiet = time.monotonic() - changed_s > QUIET_AFTER_S
+                time.sleep(QUIET_POLL_S if quiet else POLL_S)
         finally:
             connection.close()
 
