@@ -1,6 +1,7 @@
 """The common form of every measurement: its arguments, what machine it ran on, and the file it writes.
 
-Not a measurement itself. `DIR/NAME.json` is {"machine", "goals": {"9": {value, unit, must, aim, met, protocol}}, "rows"}.
+Not a measurement itself. `DIR/NAME.json` is
+{"machine", "goals": {"9": {value, unit, must, aim, met, protocol}}, "rows"}.
 """
 
 from __future__ import annotations

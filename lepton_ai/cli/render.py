@@ -38,9 +38,16 @@ def fields(values: Mapping[str, object]) -> str:
     return "\n".join(f"{_pad(name, width, False)}  {_cell(value)}" for name, value in values.items())
 
 
-def as_json(value: object) -> str:
+def as_json(value: object, *, indent: int | None = 2) -> str:
     """JSON of anything that the client returns (pydantic models, dataclasses, mappings, paths)."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def record(value: object) -> dict[str, Any]:
+    """The fields of whatever object the client returned."""
+    plain = value if isinstance(value, Mapping) else _plain(value)
+    assert isinstance(plain, Mapping), f"{type(value).__name__} has no fields to print"
+    return dict(plain)
 
 
 def error(problem: LeptonError) -> str:

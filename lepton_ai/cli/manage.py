@@ -1,0 +1,110 @@
+"""`node`, `model`, `token`: what a cell consists of, what it has learned, who may use it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from lepton_ai.cli import render
+
+if TYPE_CHECKING:
+    from lepton_ai.cli.session import Session
+
+
+def nodes(session: Session) -> None:
+    """The nodes: what they have, what of it is promised and used."""
+    rows = [render.record(item) for item in session.cloud.nodes()]
+    if session.answer(rows):
+        return
+    shown = [
+        (
+            r["name"],
+            r["state"],
+            f"{r['cpu_placed_milli'] / 1000:g} of {r['cpu_milli'] / 1000:g}",
+            f"{r['memory_placed_mib']} of {r['memory_mib']} MiB",
+            r.get("replicas"),
+            r.get("reason"),
+        )
+        for r in rows
+    ]
+    session.table(("name", "state", "cores", "memory", "replicas", "why"), shown, "the cell has no nodes")
+
+
+def drain(session: Session) -> None:
+    """Move work off a node and place nothing new there."""
+    name = session.arguments.name
+    if session.arguments.dry_run:
+        held = [r for r in (render.record(item) for item in session.cloud.nodes()) if r["name"] == name]
+        session.print(
+            f"would move {held[0].get('replicas')} replicas off {name}" if held else f"there is no node {name}"
+        )
+    elif session.confirm(f"drain {name}: its replicas move to other nodes"):
+        session.cloud.drain(name)
+        session.print(f"{name} is draining; lepton ps shows the moves, lepton node undrain {name} ends it")
+
+
+def undrain(session: Session) -> None:
+    """Let a node take work again."""
+    name = session.arguments.name
+    if session.arguments.dry_run:
+        session.print(f"would let {name} take work again")
+        return
+    session.cloud.undrain(name)
+    session.print(f"{name} takes work again")
+
+
+def models(session: Session) -> None:
+    """Registered models, newest version first."""
+    rows = [render.record(item) for item in session.cloud.models()]
+    if session.answer(rows):
+        return
+    now_ms = time.time_ns() // 1_000_000
+    shown = [
+        (f"{r['model']}@{r['number']}", r["kind"], _metrics(r.get("metrics")), render.age(r.get("created_ms"), now_ms))
+        for r in rows
+    ]
+    session.table(("model", "kind", "metrics", "age"), shown, "no model is registered; next: lepton demo --keep")
+
+
+def model(session: Session) -> None:
+    """One model version: its metrics, and what it was made of."""
+    found = render.record(session.cloud.model(session.arguments.name))
+    if not session.answer(found):
+        session.print(render.fields(found))
+
+
+def tokens(session: Session) -> None:
+    """API tokens; their text is never shown again."""
+    rows = [render.record(item) for item in session.cloud.tokens()]
+    if session.answer(rows):
+        return
+    now_ms = time.time_ns() // 1_000_000
+    shown = [(r["name"], r["role"], r.get("masked"), render.age(r.get("created_ms"), now_ms)) for r in rows]
+    session.table(("name", "role", "token", "age"), shown, "no token is known")
+
+
+def token_add(session: Session) -> None:
+    """Make a token and print its text, once."""
+    arguments = session.arguments
+    if arguments.dry_run:
+        session.print(f"would make token {arguments.name} with role {arguments.role}")
+        return
+    text = session.cloud.create_token(arguments.name, role=arguments.role, days=arguments.days)
+    session.print(text)
+    session.say("keep it: it is not shown again. LEPTON_AI_TOKEN=… with LEPTON_AI_URL=… uses it elsewhere")
+
+
+def token_rm(session: Session) -> None:
+    """Revoke a token: the next request with it is refused."""
+    name = session.arguments.name
+    if session.arguments.dry_run:
+        session.print(f"would revoke token {name}")
+    elif session.confirm(f"revoke token {name}"):
+        session.cloud.delete_token(name)
+        session.print(f"revoked {name}")
+
+
+def _metrics(metrics: object) -> str:
+    if not isinstance(metrics, dict):
+        return ""
+    return "  ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:3])
