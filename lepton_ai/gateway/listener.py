@@ -1,0 +1,169 @@
+"""The listener of the gateway and what it answers itself: errors as JSON, with a hint.
+
+Owns the port, TLS, path normalisation and the bodies of local replies. Which path leads where is in `resources`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lepton_ai.errors import Invalid
+from lepton_ai.settings import is_loopback
+
+Resource = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where the gateway listens.
+
+    Raises:
+        Invalid: an address beyond loopback without TLS, or a certificate without its key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise Invalid("tls_cert and tls_key go together", hint="set both, or neither")
+        if not is_loopback(self.host) and not self.tls_cert:
+            raise Invalid(
+                f"the gateway would listen on {self.host}, beyond this machine, without TLS",
+                hint="set tls_cert and tls_key, or listen on 127.0.0.1",
+            )
+        if not 1 <= self.port <= 65535:
+            raise Invalid(f"gateway port {self.port} is not a port", hint="choose 1 to 65535")
+
+    @property
+    def address(self) -> str:
+        return "127.0.0.1" if self.host == "localhost" else self.host
+
+
+def listener(listen: Listen, routes_file: str) -> Resource:
+    """The one listener; several Envoys bind the same port (SO_REUSEPORT)."""
+    chain: Resource = {
+        "filters": [
+            {
+                "name": "http",
+                "typed_config": {
+                    "@type": _HTTP + "HttpConnectionManager",
+                    **connection_manager(),
+                    "rds": {
+                        "route_config_name": "routes",
+                        "config_source": {"resource_api_version": "V3", "path_config_source": {"path": routes_file}},
+                    },
+                },
+            }
+        ]
+    }
+    if listen.tls_cert:
+        chain["transport_socket"] = tls(listen)
+    return {
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": "gateway",
+        "address": {"socket_address": {"address": listen.address, "port_value": listen.port}},
+        "enable_reuse_port": True,
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        "filter_chains": [chain],
+    }
+
+
+_HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
+
+
+def connection_manager() -> Resource:
+    """How a request is read. Dot segments, also written %2e, and double slashes are resolved before matching."""
+    return {
+        "stat_prefix": "gateway",
+        "normalize_path": True,
+        "merge_slashes": True,
+        # %2f stays as it is: it never separates segments here, and applications use it inside names.
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+        "use_remote_address": True,
+        # Nobody is internal: a caller on this machine must not steer retries and timeouts by x-envoy-* headers.
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
+        "generate_request_id": False,
+        "server_header_transformation": "PASS_THROUGH",
+        "request_headers_timeout": "30s",
+        "stream_idle_timeout": "0s",
+        "common_http_protocol_options": {"idle_timeout": "300s", "headers_with_underscores_action": "ALLOW"},
+        "http2_protocol_options": {"max_concurrent_streams": 1024},
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "http_filters": [
+            {
+                "name": "tokens",
+                # Without rules of its own it lets everything pass; a route with tokens brings rules.
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"},
+            },
+            {
+                "name": "router",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+                    "suppress_envoy_headers": True,
+                },
+            },
+        ],
+        "local_reply_config": local_replies(),
+    }
+
+
+_REPLIES = (
+    (400, "InvalidParameter", "the request is not valid HTTP", "check the request line, the headers and the path"),
+    (403, "Unauthorized", "the endpoint token is missing or wrong", "send the header Authorization: Bearer TOKEN"),
+    (404, "NotFound", "no deployment is served under this address", "run: lepton ps"),
+    (408, "Timeout", "the request did not arrive in time", "send the request again"),
+    (413, "TooLarge", "the request is too large to be held", "send a smaller body"),
+    (426, "InvalidParameter", "this protocol is not spoken here", "use HTTP/1.1 or HTTP/2"),
+    (429, "Busy", "too many requests", "try again later"),
+    (431, "TooLarge", "the request headers are too large", "send smaller headers"),
+    (502, "Unavailable", "the replica's answer was not valid HTTP", "run: lepton logs NAME"),
+    (503, "Unavailable", "no healthy replica takes the request", "run: lepton ps, then lepton logs NAME"),
+    (504, "Timeout", "the replica did not answer in time", "raise request_timeout_s, or look at: lepton logs NAME"),
+)
+
+
+def local_replies() -> Resource:
+    """{"code", "message", "hint"} for every answer that Envoy gives itself; what a replica answers is untouched."""
+    mappers = []
+    for status, code, message, hint in _REPLIES:
+        comparison = {"op": "EQ", "value": {"default_value": status, "runtime_key": "lepton.reply"}}
+        mapper: Resource = {
+            "filter": {"status_code_filter": {"comparison": comparison}},
+            "body_format_override": json_body(code, message, hint),
+        }
+        if status == 403:
+            # The filter that checks tokens says 403; what it means is 401 (RFC 9110, 15.5.2).
+            mapper["status_code"] = 401
+            mapper["headers_to_add"] = [{"header": {"key": "www-authenticate", "value": "Bearer"}}]
+        mappers.append(mapper)
+    fallback = json_body("Internal", "the gateway could not pass the request on", "try again; then: lepton doctor")
+    return {"mappers": mappers, "body_format": fallback}
+
+
+def json_body(code: str, message: str, hint: str) -> Resource:
+    """Envoy's own form of a fixed JSON body; its reason (response flags) goes into the details."""
+    details = {"reason": "%RESPONSE_CODE_DETAILS%"}
+    return {
+        "json_format": {"code": code, "message": message, "hint": hint, "details": details},
+        "content_type": "application/json",
+    }
+
+
+def tls(listen: Listen) -> Resource:
+    """TLS 1.2 or newer with the given certificate."""
+    pair = {"certificate_chain": {"filename": listen.tls_cert}, "private_key": {"filename": listen.tls_key}}
+    return {
+        "name": "tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "tls_certificates": [pair],
+            },
+        },
+    }

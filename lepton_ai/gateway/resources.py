@@ -1,0 +1,357 @@
+"""Routes wanted -> the resources of Envoy's discovery services, as plain dictionaries (protobuf JSON). Pure.
+
+Owns what the gateway does with a request: matching, tokens, retries, health, weights, errors. Touches no file and
+no process: `bootstrap` says how an Envoy starts, `envoy` writes what is rendered here.
+
+Every endpoint change must touch one small file only, so each cluster (one release of one deployment) has its
+endpoints in a file of its own; clusters, routes and listener are one file each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lepton_ai.errors import Invalid
+from lepton_ai.gateway.listener import Listen, listener
+from lepton_ai.spec.route import Backend, Endpoint, Route, Routes
+
+Resource = dict[str, Any]
+
+NOBODY = 0
+"""Release number of the cluster of a route that has no backend yet; releases start at 1."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where Envoy finds what it is not told in the resources themselves."""
+
+    routes: str
+    endpoints: str
+    activator: str
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One whole set. `endpoints` maps a cluster's name to its ClusterLoadAssignment."""
+
+    listeners: tuple[Resource, ...] = ()
+    clusters: tuple[Resource, ...] = ()
+    routes: tuple[Resource, ...] = ()
+    endpoints: Mapping[str, Resource] = field(default_factory=dict)
+
+
+def render(routes: Routes, listen: Listen, paths: Paths, *, hold_s: float = 0.0) -> Rendered:
+    """Everything an Envoy needs to serve `routes`.
+
+    Args:
+        hold_s: how long the activator may hold a request; added to the timeout of routes with `activate`.
+
+    Raises:
+        Invalid: an address that is no IP address, a timeout, token or health path that cannot be expressed, or two
+            routes of one name.
+    """
+    seen: set[tuple[str, str]] = set()
+    hosts: list[Resource] = []
+    entries: list[Resource] = []
+    clusters: list[Resource] = []
+    endpoints: dict[str, Resource] = {}
+    for route in sorted(routes.routes, key=lambda item: (item.workspace, item.name)):
+        check(route)
+        if (route.workspace, route.name) in seen:
+            raise Invalid(f"route {route.workspace}/{route.name} is there twice", hint="name each route once")
+        seen.add((route.workspace, route.name))
+        for backend in backends_of(route):
+            name = cluster_name(route, backend.release)
+            clusters.append(cluster(name, route, paths))
+            endpoints[name] = assignment(name, route, backend, paths)
+        entries += path_routes(route, hold_s)
+        hosts.append(virtual_host(route, hold_s))
+    everything = {"name": "paths", "domains": ["*"], "routes": entries}
+    table = {
+        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "name": "routes",
+        "ignore_port_in_host_matching": True,
+        "virtual_hosts": [*hosts, everything],
+    }
+    return Rendered((listener(listen, paths.routes),), tuple(clusters), (table,), endpoints)
+
+
+def version(resources: object) -> str:
+    """A short name of these resources that changes exactly when they do."""
+    return hashlib.sha256(json.dumps(resources, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cluster_name(route: Route, release: int) -> str:
+    """Name of the cluster of one release; names are DNS labels, so the parts can be split at the slashes."""
+    return f"{route.workspace}/{route.name}/{release}"
+
+
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}\Z")
+_PATH = re.compile(r"/[\x21-\x7e]{0,2047}\Z")
+
+
+def check(route: Route) -> None:
+    """Raises Invalid for what Envoy would refuse or, worse, understand in another way."""
+    label = f"route {route.workspace}/{route.name}"
+    if not (math.isfinite(route.request_timeout_s) and 0 <= route.request_timeout_s <= 86_400):
+        raise Invalid(
+            f"{label}: request_timeout_s = {route.request_timeout_s} is out of range",
+            hint="use 0 (no limit) to 86400 seconds",
+        )
+    if route.health_path is not None and not _PATH.match(route.health_path):
+        raise Invalid(f"{label}: health_path = {route.health_path!r} is not a path", hint="for example: /healthz")
+    if any(not _TOKEN.match(token) for token in route.tokens or ()):
+        raise Invalid(f"{label}: a token has a character that a header cannot carry", hint="use printable ASCII")
+    releases = [backend.release for backend in route.backends]
+    if len(set(releases)) != len(releases):
+        raise Invalid(f"{label}: a release is there twice", hint="name each release once")
+    for endpoint in (endpoint for backend in route.backends for endpoint in backend.endpoints):
+        try:
+            ipaddress.ip_address(endpoint.address)
+        except ValueError:
+            raise Invalid(
+                f"{label}: address {endpoint.address!r} of replica {endpoint.replica} is not an IP address",
+                hint="give the node a numeric address",
+            ) from None
+
+
+def backends_of(route: Route) -> tuple[Backend, ...]:
+    """The backends, or one without endpoints, so that a route always leads to a cluster."""
+    return route.backends or (Backend.model_construct(release=NOBODY, weight=100, endpoints=()),)
+
+
+# ---------------------------------------------------------------------------------------------- routes
+
+
+def path_routes(route: Route, hold_s: float) -> list[Resource]:
+    """/WORKSPACE/NAME and /WORKSPACE/NAME/..., the prefix stripped."""
+    base = f"/{route.workspace}/{route.name}"
+    return [
+        entry(route, {"prefix": base + "/"}, hold_s, rewrite="/"),
+        entry(route, {"path": base}, hold_s, rewrite="/"),
+    ]
+
+
+def virtual_host(route: Route, hold_s: float) -> Resource:
+    """NAME.WORKSPACE.localhost, the path unchanged."""
+    host = f"{route.name}.{route.workspace}.localhost"
+    return {"name": host, "domains": [host], "routes": [entry(route, {"prefix": "/"}, hold_s)]}
+
+
+def entry(route: Route, match: Resource, hold_s: float, rewrite: str | None = None) -> Resource:
+    """One way to reach `route`. Counted under its own prefix, so that statistics need no access log."""
+    label = f"{route.workspace}/{route.name}"
+    timeout_s = route.request_timeout_s
+    if timeout_s and route.activate:
+        timeout_s += hold_s  # a held request still has its whole time once a replica is there
+    action: Resource = {
+        "timeout": seconds(timeout_s),
+        "idle_timeout": seconds(max(300.0, timeout_s) if timeout_s else 3600.0),
+        "retry_policy": retry_policy(route.idempotent),
+        **destination(route),
+    }
+    if rewrite is not None:
+        action["prefix_rewrite"] = rewrite
+    result: Resource = {
+        "match": match,
+        "route": action,
+        "stat_prefix": label,
+        # The activator knows by this header what it holds; a caller cannot set it.
+        "request_headers_to_add": [
+            {"header": {"key": "x-lepton-route", "value": label}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        ],
+        "request_body_buffer_limit": 4 << 20,
+    }
+    if route.tokens is not None:
+        result["typed_per_filter_config"] = {"tokens": token_filter(route.tokens)}
+    return result
+
+
+def destination(route: Route) -> Resource:
+    """The cluster, or the clusters by weight. A release without endpoints gets no share while another has some."""
+    backends = backends_of(route)
+    filled = [backend for backend in backends if backend.endpoints and backend.weight > 0]
+    shares = filled or [backend for backend in backends if backend.weight > 0] or [backends[0]]
+    if len(shares) == 1:
+        return {"cluster": cluster_name(route, shares[0].release)}
+    parts = [{"name": cluster_name(route, item.release), "weight": item.weight} for item in shares]
+    return {"weighted_clusters": {"clusters": parts}}
+
+
+def retry_policy(idempotent: bool) -> Resource:
+    """What may be sent again: what never reached a replica; for idempotent routes also what broke on the way.
+
+    503 is what a draining replica answers. `reset` may run a request twice: only for work declared idempotent.
+    """
+    retry_on = "connect-failure,refused-stream,reset-before-request"
+    policy: Resource = {
+        "retry_on": retry_on + (",reset,retriable-status-codes" if idempotent else ""),
+        "num_retries": 4,
+        "host_selection_retry_max_attempts": 5,
+        "retry_host_predicate": [
+            {
+                "name": "previous_hosts",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                },
+            }
+        ],
+        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.250s"},
+    }
+    if idempotent:
+        policy["retriable_status_codes"] = [503]
+    return policy
+
+
+def token_filter(tokens: tuple[str, ...]) -> Resource:
+    """Who may pass: a caller whose Authorization header is literally one of these; with no token at all, nobody.
+
+    By Envoy's RBAC filter: its api_key_auth filter is marked work in progress and outside Envoy's threat model.
+    """
+    principals = [
+        {"header": {"name": "authorization", "string_match": {"exact": f"Bearer {token}"}}}
+        for token in sorted(set(tokens))
+    ]
+    policies = {"tokens": {"permissions": [{"any": True}], "principals": principals}} if principals else {}
+    return {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
+        "rbac": {"rules": {"action": "ALLOW", "policies": policies}},
+    }
+
+
+# ---------------------------------------------------------------------------------------------- clusters
+
+
+def cluster(name: str, route: Route, paths: Paths) -> Resource:
+    """One release: least-request over its endpoints, watched by health checks and by what connections do."""
+    limits = {
+        "max_connections": 100_000,
+        "max_pending_requests": 100_000,
+        "max_requests": 1_000_000,
+        "max_retries": 100_000,
+    }
+    protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {
+            "eds_config": {
+                "resource_api_version": "V3",
+                "path_config_source": {"path": f"{paths.endpoints}/{endpoints_file(name)}"},
+            }
+        },
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "least_request_lb_config": {"choice_count": 4},
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "circuit_breakers": {"thresholds": [{"priority": "DEFAULT", **limits}, {"priority": "HIGH", **limits}]},
+        "health_checks": [health_check(route.health_path)],
+        # A removed endpoint takes no new request at once, also while it is still healthy (it drains).
+        "ignore_health_on_host_removal": True,
+        "outlier_detection": outlier_detection(),
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 30, "keepalive_interval": 10}
+        },
+        "track_cluster_stats": {"per_endpoint_stats": True},
+        "typed_extension_protocol_options": {
+            protocol: {
+                "@type": f"type.googleapis.com/{protocol}",
+                # Shorter than the keep-alive of common servers (gunicorn 2 s, uvicorn 5 s): whoever closes an idle
+                # connection first must be us, or a request could meet the closing.
+                "common_http_protocol_options": {"idle_timeout": "1.5s"},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+    }
+
+
+def endpoints_file(name: str) -> str:
+    """File name of a cluster's endpoints; DNS labels have no dot, so no two clusters share one."""
+    return name.replace("/", ".") + ".json"
+
+
+def health_check(path: str | None) -> Resource:
+    """Every 0.5 s, also without traffic. A new connection each: a server of one thread must not be occupied."""
+    result: Resource = {
+        "timeout": "2s",
+        "interval": "0.5s",
+        "no_traffic_interval": "0.5s",
+        "no_traffic_healthy_interval": "0.5s",
+        "unhealthy_interval": "0.25s",
+        "unhealthy_threshold": 3,
+        "healthy_threshold": 1,
+        "reuse_connection": False,
+    }
+    if path is None:
+        return {**result, "tcp_health_check": {}}
+    return {
+        **result,
+        "http_health_check": {"path": path, "host": "localhost", "expected_statuses": [{"start": 200, "end": 400}]},
+    }
+
+
+def outlier_detection() -> Resource:
+    """Ejects an endpoint whose connections fail, before a health check can see it; never for its answers."""
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 2,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_local_origin_success_rate": 0,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_failure_percentage": 0,
+        "interval": "0.5s",
+        "base_ejection_time": "1s",
+        "max_ejection_time": "5s",
+        "max_ejection_percent": 100,
+    }
+
+
+def assignment(name: str, route: Route, backend: Backend, paths: Paths) -> Resource:
+    """The endpoints of one release, then who may stand in when none of them is up: other releases, the activator.
+
+    Without the huge overprovisioning factor Envoy would send part of the traffic to the stand-ins as soon as 28 %
+    of the endpoints are down (its default keeps a level whole only while 1.4 × healthy share >= 1).
+    """
+    others = [item for other in route.backends if other.release != backend.release for item in other.endpoints]
+    levels = [[host(item) for item in backend.endpoints]]
+    if others and backend.endpoints:
+        levels.append([host(item) for item in others])
+    if route.activate:
+        levels.append([activator_host(paths.activator)])
+    localities = [
+        {"priority": priority, "locality": {"zone": f"level-{priority}"}, "lb_endpoints": hosts}
+        for priority, hosts in enumerate(levels)
+    ]
+    return {
+        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": name,
+        "endpoints": localities,
+        "policy": {"overprovisioning_factor": 100_000},
+    }
+
+
+def host(endpoint: Endpoint) -> Resource:
+    """One endpoint, with its weight among its peers."""
+    address = {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}}
+    return {"endpoint": {"address": address}, "load_balancing_weight": endpoint.weight}
+
+
+def activator_host(path: str) -> Resource:
+    """The activator: on a unix socket (nobody else reaches it), not health-checked by a replica's health path."""
+    checks = {"disable_active_health_check": True}
+    return {"endpoint": {"address": {"pipe": {"path": path}}, "health_check_config": checks}}
+
+
+def seconds(value: float) -> str:
+    """A protobuf duration."""
+    return f"{value:.3f}s"

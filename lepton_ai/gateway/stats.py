@@ -1,0 +1,94 @@
+"""Envoy's counters -> what each deployment was asked, how it went, and what is in flight. One admin call an Envoy.
+
+Counters of an Envoy start again at zero when it restarts; here they only grow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+from lepton_ai.spec.route import Endpoint, Routes, RouteStats
+
+PATTERN = (
+    r"^vhost\..*\.route\..*\.upstream_rq_(completed|5xx|total)$"
+    r"|^cluster\..*\.(upstream_rq_active|upstream_rq_retry|endpoint\..*\.rq_active)$"
+)
+"""What one call must fetch."""
+
+_ROUTE = re.compile(r"vhost\..*\.route\.([a-z0-9-]+)/([a-z0-9-]+)\.upstream_rq_(completed|5xx)$")
+_CLUSTER = re.compile(r"cluster\.([a-z0-9-]+)/([a-z0-9-]+)/\d+\.(upstream_rq_active|endpoint\.(.*)\.rq_active)$")
+
+Key = tuple[str, str]
+
+
+class Stats:
+    """Adds up what several Envoys say, over their restarts."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], int] = {}
+        self._total: dict[Key, dict[str, int]] = defaultdict(lambda: {"completed": 0, "5xx": 0})
+        self._last_request_ms: dict[Key, int] = {}
+
+    def update(
+        self, read: Mapping[str, Mapping[str, str]], routes: Routes, held: Mapping[str, int], now_ms: int
+    ) -> tuple[RouteStats, ...]:
+        """The figures of every route.
+
+        Args:
+            read: for each Envoy that answered, its statistics (names matching PATTERN).
+            held: requests that the activator holds now, by "WORKSPACE/NAME".
+            now_ms: time of this reading, UTC.
+        """
+        wanted = {(route.workspace, route.name) for route in routes.routes}
+        active: dict[Key, int] = defaultdict(int)
+        by_address: dict[Key, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        busy: set[Key] = set()
+        for envoy, values in read.items():
+            for name, text in values.items():
+                if match := _ROUTE.match(name):
+                    key = (match[1], match[2])
+                    if self._count(envoy, name, int(text), key, match[3]):
+                        busy.add(key)
+                elif (match := _CLUSTER.match(name)) and int(text):
+                    key = (match[1], match[2])
+                    if match[4] is None:
+                        active[key] += int(text)
+                    else:
+                        by_address[key][match[4]] += int(text)
+        for key in busy | set(active):
+            self._last_request_ms[key] = now_ms
+        for key in set(self._total) - wanted:
+            del self._total[key]
+            self._last_request_ms.pop(key, None)
+        return tuple(
+            RouteStats(
+                workspace=route.workspace,
+                name=route.name,
+                requests=self._total[route.workspace, route.name]["completed"],
+                failed=self._total[route.workspace, route.name]["5xx"],
+                in_flight=active[route.workspace, route.name],
+                held=held.get(f"{route.workspace}/{route.name}", 0),
+                last_request_ms=self._last_request_ms.get((route.workspace, route.name), 0),
+                in_flight_by_replica={
+                    endpoint.replica: by_address[route.workspace, route.name].get(address_label(endpoint), 0)
+                    for backend in route.backends
+                    for endpoint in backend.endpoints
+                },
+            )
+            for route in routes.routes
+        )
+
+    def _count(self, envoy: str, name: str, value: int, key: Key, kind: str) -> bool:
+        last = self._last.get((envoy, name), 0)
+        self._last[envoy, name] = value
+        delta = value - last if value >= last else value
+        self._total[key][kind] += delta
+        return delta > 0
+
+
+def address_label(endpoint: Endpoint) -> str:
+    """How Envoy writes an address in the name of a statistic."""
+    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    return f"{host}:{endpoint.port}".replace(":", "_")
