@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -158,9 +159,12 @@ def clear(dir: Path) -> int:
     return shim.kill_left(child, [groups] if isinstance(groups, str) else list(groups))
 
 
-def renew(dir: Path, lease_s: float) -> None:
-    """Let the child of a spec with a lease live `lease_s` longer. Raises OSError when that cannot be written."""
-    shim.write_record(str(dir / "lease"), {"deadline_ns": shim.clock_ns() + int(lease_s * 1e9)})
+def renew(dir: Path, deadline_ns: int) -> None:
+    """Let the child of a spec with a lease live until `deadline_ns` on `shim.clock_ns`.
+
+    Raises OSError when that cannot be written; the child then ends at its earlier deadline.
+    """
+    shim.write_record(str(dir / "lease"), {"deadline_ns": deadline_ns})
 
 
 def _spawn(dir: Path) -> tuple[int, str]:
@@ -170,11 +174,11 @@ def _spawn(dir: Path) -> tuple[int, str]:
         process = subprocess.Popen(
             argv, env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=err, stderr=err, start_new_session=True
         )
-        try:
-            rc = process.wait(START_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            rc = process.wait()
+        # A wait with a time limit looks every 50 ms, which is longer than a start: wait on the process itself.
+        watchdog = threading.Timer(START_S, process.kill)
+        watchdog.start()
+        rc = process.wait()
+        watchdog.cancel()
     return rc, (dir / "shim.err").read_text("utf-8", "replace").strip()[-500:]
 
 

@@ -1,0 +1,100 @@
+"""Control groups, version 1 or 2, where this process may make them: limits that hold, and exact use.
+
+Owns one group a replica, under lepton_ai/. Memory is a hard limit; processor time is a share that counts only when
+the machine is full, so that a start may be fast on an idle one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from lepton_ai.spec.workload import Resources
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+def make(name: str, resources: Resources) -> tuple[str, ...]:
+    """The folders a process joins to be limited; empty where groups cannot be made, and nothing half made is left."""
+    folders: list[Path] = []
+    try:
+        for parent, files in _layout(resources):
+            folder = parent / name
+            folder.mkdir(exist_ok=True)
+            folders.append(folder)
+            for file, value in files.items():
+                (folder / file).write_text(value)
+    except OSError:
+        remove(tuple(str(folder) for folder in folders))
+        return ()
+    return tuple(str(folder) for folder in folders)
+
+
+def remove(folders: tuple[str, ...]) -> None:
+    """Remove groups without processes."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+def use(folders: tuple[str, ...]) -> tuple[int, int] | None:
+    """(processor time in ns since it was made, bytes of memory that are not cache); None when it cannot be read."""
+    cpu_ns = memory = None
+    for folder in folders:
+        for file, field, factor in (("cpuacct.usage", None, 1), ("cpu.stat", "usage_usec", 1000)):
+            cpu_ns = _read(f"{folder}/{file}", field, factor) if cpu_ns is None else cpu_ns
+        for field in ("total_rss", "anon"):
+            memory = _read(f"{folder}/memory.stat", field, 1) if memory is None else memory
+    return None if cpu_ns is None or memory is None else (cpu_ns, memory)
+
+
+def _layout(resources: Resources) -> list[tuple[Path, dict[str, str]]]:
+    memory = str(resources.memory_mib << 20)
+    kind = _kind()
+    if kind == 1:
+        shares = str(max(2, resources.cpu_milli * 1024 // 1000))
+        # Not every controller is mounted with every other: each is a tree of its own.
+        layout: list[tuple[Path, dict[str, str]]] = [(_parent("memory"), {"memory.limit_in_bytes": memory})]
+        layout.append((_parent("cpu"), {"cpu.shares": shares}))
+        if (ROOT / "cpuacct").resolve() != (ROOT / "cpu").resolve():
+            layout.append((_parent("cpuacct"), {}))
+        return layout
+    if kind == 2:
+        weight = str(min(10_000, max(1, resources.cpu_milli // 10)))
+        parent = _parent("")
+        for folder in (ROOT, parent):
+            (folder / "cgroup.subtree_control").write_text("+memory +cpu")
+        return [(parent, {"memory.max": memory, "memory.swap.max": "0", "cpu.weight": weight})]
+    raise OSError("no control groups")
+
+
+def _parent(controller: str) -> Path:
+    parent = ROOT / controller / "lepton_ai"
+    parent.mkdir(exist_ok=True)
+    return parent
+
+
+@cache
+def _kind() -> int:
+    if sys.platform != "linux":
+        return 0
+    if (ROOT / "cgroup.controllers").exists():
+        return 2 if os.access(ROOT, os.W_OK) else 0
+    names = ("memory", "cpu", "cpuacct")
+    return 1 if all(os.access(ROOT / name / "cgroup.procs", os.W_OK) for name in names) else 0
+
+
+def _read(path: str, field: str | None, factor: int) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            for line in file:
+                if field is None:
+                    return int(line) * factor
+                if line.startswith(field + " "):
+                    return int(line.split()[1]) * factor
+    except (OSError, ValueError):
+        return None
+    return None

@@ -1,0 +1,91 @@
+"""Ports of a node's address, given to one replica each, also when several agents share the address.
+
+Owns the choice. A port is taken by an exclusive lock on a file named after it in a folder that all agents of one
+user share, and by a trial bind: the lock keeps other agents away before the replica listens, the bind everyone else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import socket
+import tempfile
+from pathlib import Path
+
+from lepton_ai.errors import Busy, Conflict
+
+FIRST, LAST = 20_000, 31_999
+"""Below the ports that Linux gives to outgoing connections (32768 on), which would take them at any time."""
+
+
+class Ports:
+    """The ports of one address. Locks end with the process; a replica that listens is then seen by the bind."""
+
+    def __init__(self, address: str, folder: Path | None = None, seed: int | None = None) -> None:
+        self.address = address
+        self.folder = folder or Path(tempfile.gettempdir()) / f"lepton_ai-{os.getuid()}-ports"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_uid != os.getuid():
+            raise Conflict(f"{self.folder} belongs to another user", hint=f"remove {self.folder}")
+        self._random = random.Random(seed)
+        self._locks: dict[int, int] = {}
+
+    def take(self, wanted: int | None = None, *, listening: bool = False) -> int:
+        """A port for one replica: `wanted`, or a free one. With `listening`, the replica has it already.
+
+        Raises:
+            Conflict: `wanted` is taken. Busy: no port is free.
+        """
+        if wanted is not None:
+            if wanted in self._locks or not self._lock(wanted):
+                raise Conflict(f"port {wanted} is given to another replica on this machine", hint="choose no port")
+            if not listening and not _binds(self.address, wanted):
+                self.free(wanted)
+                raise Conflict(f"port {wanted} is in use on this machine", hint="choose no port, or end its user")
+            return wanted
+        start = self._random.randrange(FIRST, LAST + 1)
+        for step in range(LAST - FIRST + 1):
+            port = FIRST + (start - FIRST + step) % (LAST - FIRST + 1)
+            if port in self._locks or not self._lock(port):
+                continue
+            if _binds(self.address, port):
+                return port
+            self.free(port)
+        raise Busy(f"no port of {FIRST} to {LAST} is free on {self.address}", hint="end some replicas")
+
+    def free(self, port: int) -> None:
+        """Give a port back; one that was not taken is fine."""
+        fd = self._locks.pop(port, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        for port in list(self._locks):
+            self.free(port)
+
+    def _lock(self, port: int) -> bool:
+        # The file stays: to remove it would let two holders lock two files of one name.
+        fd = os.open(self.folder / f"{self.address}-{port}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return False
+        self._locks[port] = fd
+        return True
+
+
+def _binds(address: str, port: int) -> bool:
+    """Whether a server could listen there now, also one that listens on every address."""
+    for host in (address, ""):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port in TIME_WAIT is free
+            try:
+                sock.bind((host, port))
+                sock.listen(1)
+            except OSError:
+                return False
+    return True
