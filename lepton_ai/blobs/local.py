@@ -46,7 +46,8 @@ class LocalBlobs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._new = root / "new"
-        self._new.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._new.mkdir(mode=0o700, exist_ok=True)
         (root / "sha256").mkdir(mode=0o700, exist_ok=True)
         self._sweep()
 

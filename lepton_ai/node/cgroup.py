@@ -33,11 +33,12 @@ def make(name: str, resources: Resources) -> tuple[str, ...]:
     return tuple(str(folder) for folder in folders)
 
 
-def remove(folders: tuple[str, ...]) -> None:
-    """Remove groups without processes."""
+def remove(folders: tuple[str, ...]) -> bool:
+    """Remove groups without processes; whether all are gone."""
     for folder in folders:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
+    return not any(os.path.exists(folder) for folder in folders)
 
 
 def use(folders: tuple[str, ...]) -> tuple[int, int] | None:

@@ -63,7 +63,7 @@ class State:
 
 
 def launch(dir: Path, spec: ShimSpec) -> Identity:
-    """Start a shim for `dir` and return its identity once it is recorded there. Blocks some tens of milliseconds.
+    """Start a shim for `dir`; returns once its child is recorded there (or held down). Blocks some 40 ms.
 
     Idempotent: a living shim of the same spec is returned as it is.
 

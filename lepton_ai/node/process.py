@@ -72,9 +72,9 @@ class ProcessRuntime:
             return "cgroup"
         return "rlimit" if sys.platform == "linux" else "none"
 
-    def release(self, groups: tuple[str, ...]) -> None:
-        """Give back what `prepare` took, after the replica has ended."""
-        cgroup.remove(groups)
+    def release(self, groups: tuple[str, ...]) -> bool:
+        """Give back what `prepare` took, after the replica has ended; False while something still dies in a group."""
+        return cgroup.remove(groups)
 
     def _env(self, spec: ReplicaSpec, work: Path, port: int | None) -> dict[str, str]:
         """Small and clean: nothing of the agent's own environment but where programs and modules are found."""

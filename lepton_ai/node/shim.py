@@ -22,7 +22,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 RECORD_BYTES = 1024
@@ -339,16 +339,18 @@ class Shim:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
 
-    def run(self) -> None:
-        """Until the child has ended for good."""
+    def run(self, ready: Callable[[], None]) -> None:
+        """Until the child has ended for good. `ready` is called when the first child is recorded, or held down."""
         backoff_s = BACKOFF_MIN_S
         while True:
             while os.path.exists(self.folder + "/hold") and not self.stopping:
+                ready()
                 self.wait(0.2)
             if self.stopping:
                 return
             began_s = time.monotonic()
             self.start()
+            ready()
             while (status := self.ended()) is None:
                 self.wait(self.patience_s())
             self.finish(status)
@@ -564,9 +566,16 @@ def main(argv: list[str]) -> int:
         kill_left(old, shim.cgroups)
     with contextlib.suppress(OSError):
         os.unlink(folder + "/stop.json")
-    os.write(ready_w, b"r")
-    os.close(ready_w)
-    shim.run()
+
+    def ready() -> None:
+        nonlocal ready_w
+        if ready_w >= 0:
+            with contextlib.suppress(OSError):  # who waited is gone
+                os.write(ready_w, b"r")
+            os.close(ready_w)
+            ready_w = -1
+
+    shim.run(ready)
     os._exit(0)
 
 

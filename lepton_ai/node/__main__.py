@@ -1,0 +1,162 @@
+"""``python -m lepton_ai.node``: one node's agent as a process of its own, behind HTTP on loopback.
+
+Writes DIR/agent.json {address, port, pid, start_ticks, boot_id, agent_uid, name, started_ms} when it listens, and
+DIR/agent.token (0600) if there is none. Ends on TERM or INT; its replicas run on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from lepton_ai.errors import Conflict, Invalid, LeptonError
+from lepton_ai.node import shim
+from lepton_ai.node.agent import Agent
+from lepton_ai.node.server import Server
+from lepton_ai.spec.base import is_name
+from lepton_ai.spec.workload import Resources
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run an agent until it is told to end; the exit code."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(_serve(args))
+    except LeptonError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    finally:
+        logging.shutdown()
+    return 0
+
+
+async def _serve(args: argparse.Namespace) -> None:
+    folder = Path(args.dir).absolute()
+    if not is_name(args.name):
+        raise Invalid(f"{args.name!r} cannot be a node's name", hint="use lower-case letters, digits and dashes")
+    if not _is_loopback(args.address):
+        raise Invalid(f"the agent speaks plain HTTP, so not on {args.address}", hint="use --address 127.0.0.1")
+    capacity = Resources(
+        cpu_milli=args.cpu_milli,
+        memory_mib=args.memory_mib,
+        accelerator_milli=args.accelerator_milli,
+        accelerator_type=args.accelerator_type,
+    )
+    agent = Agent(folder, args.name, capacity, address=args.address)
+    await agent.start()
+    # Before listening, as the token is read by whoever sees agent.json.
+    sock = _listen(args.address, args.port, shim.read_record(str(folder / "agent.json")))
+    app = Server(agent, _token(folder / "agent.token"))
+    config = uvicorn.Config(
+        app, loop="asyncio", ws="none", lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=2
+    )
+    server = _Uvicorn(config)
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        app.closing.set()
+        server.should_exit = True
+
+    serving = asyncio.create_task(server.serve([sock]))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.005)
+    _announce(folder, agent, sock)
+    gc.freeze()  # what start-up made stays: later collections need not walk it
+    try:
+        await serving
+    finally:
+        await agent.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    """A server that leaves signals to us: open streams must be told to end before it waits for them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _announce(folder: Path, agent: Agent, sock: socket.socket) -> None:
+    address, port = sock.getsockname()[:2]
+    record = {"address": address, "port": port, "pid": os.getpid(), "start_ticks": shim.start_ticks(os.getpid())}
+    record |= {"boot_id": shim.boot_id(), "agent_uid": agent.uid, "name": agent.node}
+    shim.write_record(str(folder / "agent.json"), {**record, "started_ms": time.time_ns() // 1_000_000})
+    logging.getLogger(__name__).info("node %s listens on %s:%d", agent.node, address, port)
+
+
+def _listen(address: str, port: int, before: dict[str, object] | None) -> socket.socket:
+    """A socket on `port`; for 0 on the port of the agent's last life if it is free, so that callers find it again."""
+    last = before.get("port") if before is not None and port == 0 else None
+    for wanted in (last, 0) if isinstance(last, int) else (port,):
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((address, wanted))
+            sock.listen(256)
+        except OSError as error:
+            sock.close()
+            if wanted == 0 or wanted == port:
+                raise Conflict(f"cannot listen on {address}:{wanted}: {error.strerror}", hint="use --port 0") from error
+            continue
+        return sock
+    raise AssertionError("unreachable")
+
+
+def _token(path: Path) -> str:
+    """The agent's token, made at the first start."""
+    try:
+        text = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        text = ""
+    if not text:
+        text = secrets.token_urlsafe(32)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
+            file.write(text)
+        temporary.rename(path)
+    return text
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lepton_ai.node", description="Run the agent of one node.")
+    parser.add_argument("--dir", required=True, help="the node's folder")
+    parser.add_argument("--name", required=True, help="the node's name")
+    parser.add_argument("--cpu-milli", type=int, required=True, help="thousandths of a core for replicas")
+    parser.add_argument("--memory-mib", type=int, required=True, help="memory for replicas")
+    parser.add_argument("--accelerator-milli", type=int, default=0, help="thousandths of an accelerator")
+    parser.add_argument("--accelerator-type", default=None, help="kind of accelerator")
+    parser.add_argument("--address", default="127.0.0.1", help="a loopback address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="0: the last one, or any")
+    return parser
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a transfer that still runs in a thread would hold the process; its file is swept later

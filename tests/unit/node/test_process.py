@@ -1,0 +1,52 @@
+"""What a replica is given: its command filled in, a clean environment, its blobs as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lepton_ai.errors import Conflict, Unsupported
+from lepton_ai.node.process import ProcessRuntime
+from lepton_ai.spec.replica import ReplicaSpec
+
+
+def spec(**fields: Any) -> ReplicaSpec:
+    values = {"command": ("serve", "--port={port}", "{blobs}/m.bin"), **fields}
+    return ReplicaSpec(uid="u", workspace="acme", name="web-1", owner_kind="deployment", owner="web", **values)
+
+
+@pytest.fixture
+def runtime() -> ProcessRuntime:
+    return ProcessRuntime("node-1", use_cgroup=False)
+
+
+def test_command_and_environment(runtime: ProcessRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_SECRET", "x")
+    monkeypatch.setenv("PYTHONPATH", "lib")
+    monkeypatch.chdir(tmp_path)
+    made = runtime.prepare(spec(env={"LANG": "de", "B": "{port}"}), tmp_path / "r", 20001, {})
+    assert made.argv == ("serve", "--port=20001", f"{tmp_path}/r/work/m.bin")
+    assert made.env["PORT"] == "20001"
+    assert made.env["PYTHONPATH"] == str(tmp_path / "lib")
+    assert (made.env["LANG"], made.env["B"]) == ("de", "{port}")
+    assert made.env["LEPTON_DEPLOYMENT_NAME"] == "web"
+    assert "LEPTON_JOB_NAME" not in made.env
+    assert "AGENT_SECRET" not in made.env
+    assert made.lease_s is None
+    assert runtime.prepare(spec(exclusive=True, lease_s=9), tmp_path / "s", None, {}).lease_s == 9
+
+
+def test_blobs_become_files(runtime: ProcessRuntime, tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"abc")
+    for _ in range(2):
+        runtime.prepare(spec(), tmp_path / "r", 20001, {"a/b/m.bin": tmp_path / "blob"})
+    assert (tmp_path / "r/work/a/b/m.bin").read_bytes() == b"abc"
+    with pytest.raises(Conflict):
+        runtime.prepare(spec(), tmp_path / "r", 20001, {"a/b/m.bin/c": tmp_path / "blob"})
+
+
+def test_images_are_for_another_runtime(runtime: ProcessRuntime) -> None:
+    with pytest.raises(Unsupported):
+        runtime.check(spec(image="python:3"))
