@@ -1,0 +1,28 @@
+"""Numbers rounded to a binary grid, so that sums in single precision are exact in any order.
+
+Owns one function. Floating-point addition is not associative: the same scores computed by another library, batch
+size or thread count differ in their last bits, and near-ties change place. When every term is a multiple of a step
+and no partial sum exceeds 2^24 steps, every partial sum is a float32, nothing is rounded, and order cannot matter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+MANTISSA_BITS = 24
+
+
+def snap(values: NDArray[np.float32], bound: float, bits: int = MANTISSA_BITS) -> NDArray[np.float32]:
+    """`values` rounded to multiples of the smallest power of two with which `bound` is at most 2^bits − n steps.
+
+    `bound` is the largest possible sum of absolute values; one spare bit covers what rounding adds to it.
+    """
+    if bound <= 0 or not math.isfinite(bound):
+        return values
+    step_log2 = math.ceil(math.log2(bound)) + 1 - bits
+    scaled = np.ldexp(values.astype(np.float64), -step_log2)
+    result: NDArray[np.float32] = np.ldexp(np.rint(scaled), step_log2).astype(np.float32)
+    return result + np.float32(0)  # −0 becomes 0
