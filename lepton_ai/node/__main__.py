@@ -105,7 +105,9 @@ def _listen(address: str, port: int, before: dict[str, object] | None) -> socket
     """A socket on `port`; for 0 on the port of the agent's last life if it is free, so that callers find it again."""
     last = before.get("port") if before is not None and port == 0 else None
     for wanted in (last, 0) if isinstance(last, int) else (port,):
-        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        # The protocol is named, as asyncio sends without delay only where it sees that it is TCP.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((address, wanted))

@@ -15,6 +15,8 @@ from pathlib import Path
 from lepton_ai.spec.workload import Resources
 
 ROOT = Path("/sys/fs/cgroup")
+MAX_PROCESSES = 4096
+"""Of one replica, threads included: a fork bomb leaves the machine to the others."""
 
 
 def make(name: str, resources: Resources) -> tuple[str, ...]:
@@ -62,13 +64,16 @@ def _layout(resources: Resources) -> list[tuple[Path, dict[str, str]]]:
         layout.append((_parent("cpu"), {"cpu.shares": shares}))
         if (ROOT / "cpuacct").resolve() != (ROOT / "cpu").resolve():
             layout.append((_parent("cpuacct"), {}))
+        if os.access(ROOT / "pids" / "cgroup.procs", os.W_OK):
+            layout.append((_parent("pids"), {"pids.max": str(MAX_PROCESSES)}))
         return layout
     if kind == 2:
         weight = str(min(10_000, max(1, resources.cpu_milli // 10)))
         parent = _parent("")
         for folder in (ROOT, parent):
-            (folder / "cgroup.subtree_control").write_text("+memory +cpu")
-        return [(parent, {"memory.max": memory, "memory.swap.max": "0", "cpu.weight": weight})]
+            (folder / "cgroup.subtree_control").write_text("+memory +cpu +pids")
+        files = {"memory.max": memory, "cpu.weight": weight, "pids.max": str(MAX_PROCESSES)}
+        return [(parent, files)]
     raise OSError("no control groups")
 
 
