@@ -10,6 +10,7 @@ goes. (Envoy's own advice for eventually consistent discovery: CDS, EDS, LDS, RD
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -140,6 +141,14 @@ class EnvoyGateway:
             return {}
         return {str(name): int(count) for name, count in answer["held"].items()}
 
+    def wait_held(self, wait_s: float) -> dict[str, int]:
+        """Like `held`, but returns only when something is held, or after `wait_s` (60 at most)."""
+        try:
+            answer = Admin(self._files.activator_socket(), timeout_s=wait_s + 2.0).json(f"/-/held?wait_s={wait_s:g}")
+        except (Unavailable, ValueError):
+            return {}
+        return {str(name): int(count) for name, count in answer["held"].items()}
+
     def ready(self) -> bool:
         """Whether at least one Envoy takes requests."""
         return any(admin.live() for admin in self._admins)
@@ -151,15 +160,10 @@ class EnvoyGateway:
     # ------------------------------------------------------------------------------------------ writing
 
     def _apply(self, old: Rendered, new: Rendered) -> int:
-        """Writes `new` over `old`, each step confirmed before the next."""
+        """Writes `new` over `old`, each step confirmed before the next; what goes away goes last."""
         confirmed = 0
-        bridged: set[str] = set()
-        first = {}
-        for name, assignment in new.endpoints.items():
-            bridge = _bridge(old.endpoints.get(name), assignment)
-            if bridge is not None:
-                bridged.add(name)
-            first[name] = bridge or assignment
+        bridges = self._bridges(old, new)
+        first = {**new.endpoints, **bridges}
         changed = {name: value for name, value in first.items() if old.endpoints.get(name) != value}
         # The file of a cluster that no Envoy knows yet is read when the cluster is: only known ones can confirm now.
         known = {cluster["name"] for cluster in old.clusters}
@@ -169,18 +173,32 @@ class EnvoyGateway:
         both = [*new.clusters, *gone]
         if tuple(both) != old.clusters:
             confirmed = self._put({CLUSTERS: (self._files.clusters, both)})
-        for name in bridged:
-            self._await_healthy(name, _addresses(new.endpoints[name]))
+        if bridges or new.routes != old.routes:
+            self._await_healthy({name: addresses(new.endpoints[name]) for name in changed})
         if new.routes != old.routes:
             confirmed = self._put({ROUTES: (self._files.routes, list(new.routes))})
         if new.listeners != old.listeners:
             confirmed = self._put({LISTENERS: (self._files.listeners, list(new.listeners))})
         if gone:
             confirmed = self._put({CLUSTERS: (self._files.clusters, list(new.clusters))})
-        if bridged:
-            confirmed = self._put_endpoints({name: new.endpoints[name] for name in bridged})
+        confirmed = self._put_endpoints({name: new.endpoints[name] for name in bridges}) or confirmed
         self._files.sweep(frozenset(new.endpoints))
         return confirmed
+
+    def _bridges(self, old: Rendered, new: Rendered) -> dict[str, Resource]:
+        """Clusters that lose endpoints before what remains is known to be healthy, with both old and new ones."""
+        bridges = {}
+        for name, after in new.endpoints.items():
+            before = old.endpoints.get(name)
+            if before is None or not addresses(before) - addresses(after):
+                continue
+            kept = addresses(before) & addresses(after)
+            if not addresses(after) and new.routes == old.routes:
+                continue  # wanted empty, and nothing else will lead to it
+            if kept and all(kept & _healthy(admin, [name])[name] for admin in self._admins if admin.running()):
+                continue
+            bridges[name] = bridge(before, after)
+        return bridges
 
     def _put_endpoints(self, changed: Mapping[str, Resource], *, wait: bool = True) -> int:
         if not changed:
@@ -195,14 +213,16 @@ class EnvoyGateway:
         versions = {name: self._files.write_resources(path, value) for name, (path, value) in sources.items()}
         return confirm(self._admins, versions, before, timeout_s=self._confirm_s) if wait else 0
 
-    def _await_healthy(self, cluster: str, addresses: set[tuple[str, int]], timeout_s: float = 2.0) -> None:
-        """Waits until one of `addresses` has passed its first health check in every running Envoy, within reason."""
+    def _await_healthy(self, wanted: Mapping[str, set[Address]], timeout_s: float = 2.0) -> None:
+        """Waits until every running Envoy has seen one healthy endpoint of each cluster, within reason."""
+        waiting = {name: found for name, found in wanted.items() if found}
         deadline = time.monotonic() + timeout_s
         for admin in self._admins:
-            while admin.running() and time.monotonic() < deadline:
-                if _healthy(admin, cluster) & addresses:
+            while waiting and admin.running() and time.monotonic() < deadline:
+                healthy = _healthy(admin, list(waiting))
+                if all(healthy[name] & found for name, found in waiting.items()):
                     break
-                time.sleep(0.005)
+                time.sleep(0.003)
 
     def _restore(self, old: Rendered, refused: Rendered) -> None:
         """Puts the last good set back; an Envoy that refused never stopped serving it."""
@@ -262,43 +282,44 @@ def _held_document(routes: Routes) -> dict[str, Any]:
     }
 
 
-def _bridge(old: Resource | None, new: Resource) -> Resource | None:
-    """When all endpoints are exchanged at once: both sets, so that the new ones are checked before the old ones go."""
-    if old is None:
-        return None
-    before, after = _level(old), _level(new)
-    if not before or not after or _addresses(old) & _addresses(new):
-        return None
-    levels = [dict(level) for level in new["endpoints"]]
-    levels[0] = {**levels[0], "lb_endpoints": [*after, *before]}
-    return {**new, "endpoints": levels}
+Address = tuple[str, int]
 
 
-def _level(assignment: Resource) -> list[Resource]:
-    return list(assignment["endpoints"][0]["lb_endpoints"]) if assignment["endpoints"] else []
+def addresses(assignment: Resource) -> set[Address]:
+    """The endpoints of the first level: the release's own."""
+    levels = assignment["endpoints"]
+    return {address for item in (levels[0]["lb_endpoints"] if levels else ()) if (address := _address(item))}
 
 
-def _addresses(assignment: Resource) -> set[tuple[str, int]]:
-    found = set()
-    for item in _level(assignment):
-        address = item["endpoint"]["address"].get("socket_address")
-        if address:
-            found.add((str(address["address"]), int(address["port_value"])))
-    return found
+def bridge(before: Resource, after: Resource) -> Resource:
+    """`after`, with the endpoints of `before` still on its first level."""
+    old = [item for item in before["endpoints"][0]["lb_endpoints"] if _address(item) not in addresses(after)]
+    leaving = {_address(item) for item in old}
+    first, *others = after["endpoints"]
+    levels = [{**first, "lb_endpoints": [*first["lb_endpoints"], *old]}]
+    for level in others:
+        rest = [item for item in level["lb_endpoints"] if _address(item) is None or _address(item) not in leaving]
+        levels.append({**level, "lb_endpoints": rest})
+    return {**after, "endpoints": levels}
 
 
-def _healthy(admin: Admin, cluster: str) -> set[tuple[str, int]]:
+def _address(item: Resource) -> Address | None:
+    found = item["endpoint"]["address"].get("socket_address")
+    return (str(found["address"]), int(found["port_value"])) if found else None
+
+
+def _healthy(admin: Admin, clusters: list[str]) -> dict[str, set[Address]]:
+    """The endpoints of each cluster that passed their health checks."""
+    found: dict[str, set[Address]] = {name: set() for name in clusters}
+    pattern = rf"^cluster\.({'|'.join(map(re.escape, clusters))})\.endpoint\..*\.healthy$"
     try:
-        document = admin.json("/clusters?format=json")
-    except (Unavailable, ValueError):
-        return set()
-    found = set()
-    for item in document.get("cluster_statuses", ()):
-        if item.get("name") != cluster:
-            continue
-        for one in item.get("host_statuses", ()):
-            address = one.get("address", {}).get("socket_address")
-            failed = one.get("health_status", {}).get("failed_active_health_check")
-            if address and not failed:
-                found.add((str(address["address"]), int(address["port_value"])))
+        values = admin.stats(pattern)
+    except Unavailable:
+        return found
+    for name, value in values.items():
+        cluster, _, label = name.removeprefix("cluster.").removesuffix(".healthy").partition(".endpoint.")
+        host, _, port = label.rpartition("_")
+        if value == "1" and port.isdigit():
+            # In the name of a statistic Envoy writes "_" for the colons of an IPv6 address in brackets.
+            found[cluster].add((host.strip("[]").replace("_", ":"), int(port)))
     return found

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from lepton_ai.errors import Corrupt, DiskFull, Forbidden
+from lepton_ai.errors import Corrupt, DiskFull
 from lepton_ai.gateway.resources import Paths, Rendered, Resource, endpoints_file, version
-
-_SOCKET_PATH_MAX = 100
-"""The kernel's limit of a unix socket's path is 108 bytes on Linux and 104 on macOS."""
+from lepton_ai.gateway.sockets import sockets
 
 
 class Files:
@@ -73,23 +70,6 @@ class Files:
         for path in self.endpoints.iterdir():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
-
-
-def sockets(folder: Path) -> Path:
-    """Where the sockets are: in the folder, or, when its path is too long for a socket, in a private one.
-
-    Raises:
-        Forbidden: the private folder belongs to someone else.
-    """
-    if len(os.fsencode(folder / "activator.sock")) <= _SOCKET_PATH_MAX:
-        return folder
-    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    private = Path(tempfile.gettempdir()) / f"lepton-{os.getuid()}-{name}"
-    private.mkdir(mode=0o700, exist_ok=True)
-    facts = private.lstat()
-    if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or private.is_symlink():
-        raise Forbidden(f"{private} belongs to someone else", hint="choose a shorter LEPTON_AI_HOME")
-    return private
 
 
 def write(path: Path, document: Any) -> None:

@@ -194,7 +194,8 @@ def retry_policy(idempotent: bool) -> Resource:
     policy: Resource = {
         "retry_on": retry_on + (",reset,retriable-status-codes" if idempotent else ""),
         "num_retries": 4,
-        "host_selection_retry_max_attempts": 5,
+        # Least-request likes a replica that fails fast: ask often enough to get another one.
+        "host_selection_retry_max_attempts": 32,
         "retry_host_predicate": [
             {
                 "name": "previous_hosts",
@@ -250,8 +251,9 @@ def cluster(name: str, route: Route, paths: Paths) -> Resource:
         },
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
-        "least_request_lb_config": {"choice_count": 4},
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # By default Envoy gathers health changes for a second: a checked new endpoint would stay unused, with no other
+        # one left after an exchange.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "circuit_breakers": {"thresholds": [{"priority": "DEFAULT", **limits}, {"priority": "HIGH", **limits}]},
         "health_checks": [health_check(route.health_path)],
         # A removed endpoint takes no new request at once, also while it is still healthy (it drains).
@@ -322,7 +324,14 @@ def assignment(name: str, route: Route, backend: Backend, paths: Paths) -> Resou
     Without the huge overprovisioning factor Envoy would send part of the traffic to the stand-ins as soon as 28 %
     of the endpoints are down (its default keeps a level whole only while 1.4 × healthy share >= 1).
     """
-    others = [item for other in route.backends if other.release != backend.release for item in other.endpoints]
+    own = {(item.address, item.port) for item in backend.endpoints}
+    others = [
+        item
+        for other in route.backends
+        if other.release != backend.release
+        for item in other.endpoints
+        if (item.address, item.port) not in own
+    ]
     levels = [[host(item) for item in backend.endpoints]]
     if others and backend.endpoints:
         levels.append([host(item) for item in others])

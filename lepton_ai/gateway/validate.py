@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -40,9 +39,14 @@ def validate(rendered: Rendered, scratch: Path, *, timeout_s: float = 20.0) -> N
 
 
 def explain(output: str, file: str) -> str:
-    """The first line that names the error, without the temporary file's name."""
+    """What Envoy says is wrong, without the temporary file's name and without the dump of the message.
+
+    The dump holds the routes' tokens, and an error travels far: only the line after it is kept.
+    """
     lines = [line.strip() for line in output.replace(file, "routes").splitlines() if line.strip()]
-    for line in lines:
-        if re.search(r"error|invalid|INVALID|unknown|fail", line):
-            return line[:1000]
-    return (lines[-1] if lines else "no reason given")[:1000]
+    if not lines:
+        return "no reason given"
+    verdicts = [line for line in lines if "validation failed" in line]
+    dumped = any("goo.gle/debug" in line for line in lines)
+    line = verdicts[-1] if verdicts else lines[-1] if dumped else lines[0]
+    return line.lstrip(": ")[:1000]
