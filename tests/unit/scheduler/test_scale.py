@@ -1,0 +1,87 @@
+"""The number of replicas: demand, bounds, survive, idle, wake; and the window it looks back on."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lepton_ai.scheduler.scale import Demand, scale
+from lepton_ai.scheduler.window import Window
+from lepton_ai.spec.workload import DeploymentSpec, Replicas, Template
+
+
+def _spec(
+    low: int = 1, high: int = 8, *, survive: int = 0, idle: int | None = None, target: float = 16.0
+) -> DeploymentSpec:
+    return DeploymentSpec(
+        template=Template(command=("run",)),
+        replicas=Replicas(min=low, max=high),
+        survive={"node": survive} if survive else {},
+        idle_timeout_s=idle,
+        target_in_flight=target,
+    )
+
+
+def test_demand_is_divided_by_the_target_and_bounded() -> None:
+    assert scale(_spec(), Demand(peak=0), 3).replicas == 1
+    assert scale(_spec(), Demand(peak=16), 3).replicas == 1
+    assert scale(_spec(), Demand(peak=17), 3).replicas == 2
+    many = scale(_spec(), Demand(peak=1000), 3)
+    assert many.replicas == 8
+    assert "maximum of 8" in many.reason
+
+
+def test_zero_minimum_means_stopped_even_with_requests_waiting() -> None:
+    assert scale(_spec(0, 3), Demand(peak=50, held=4), 3).replicas == 0
+
+
+def test_idle_goes_to_zero_and_a_held_request_wakes() -> None:
+    spec = _spec(2, 4, idle=30)
+    assert scale(spec, Demand(idle_s=29.9), 3).replicas == 2
+    assert scale(spec, Demand(idle_s=30.0), 3).replicas == 0
+    assert scale(spec, Demand(idle_s=None), 3).replicas == 2
+    assert scale(spec, Demand(asleep=True), 3).replicas == 0
+    woken = scale(spec, Demand(asleep=True, held=1), 3)
+    assert woken.replicas == 2
+    assert "woken by 1" in woken.reason
+
+
+def test_the_case_of_the_demo_two_replicas_on_two_nodes() -> None:
+    plan = scale(_spec(2, 4, survive=1), Demand(), 3)
+    assert (plan.replicas, plan.per_node, plan.warning) == (2, 1, "")
+
+
+def test_survive_that_cannot_be_kept_runs_what_is_possible_and_says_why() -> None:
+    alone = scale(_spec(2, 4, survive=1), Demand(), 1)
+    assert alone.replicas == 2
+    assert alone.per_node == 2
+    assert "needs at least 2 nodes" in alone.warning
+    bounded = scale(_spec(2, 2, survive=1), Demand(peak=32), 3)
+    assert "the maximum is 2" in bounded.warning
+
+
+@given(st.integers(1, 20), st.integers(1, 3), st.integers(1, 12))
+def test_what_is_needed_remains_after_the_failures_named(needed: int, lost: int, nodes: int) -> None:
+    plan = scale(_spec(1, 1000, survive=lost, target=1.0), Demand(peak=float(needed)), nodes)
+    assert plan.needed == needed
+    if nodes > lost:
+        assert plan.per_node is not None
+        assert plan.replicas <= plan.per_node * nodes
+        assert plan.replicas - lost * plan.per_node >= needed
+        assert not plan.warning
+        assert math.ceil(plan.replicas / plan.per_node) >= lost + 1
+    else:
+        assert plan.warning
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 100)), max_size=60), st.integers(1, 200))
+def test_the_window_is_the_maximum_of_what_is_not_too_old(steps: list[tuple[int, float]], span: int) -> None:
+    window, now, kept = Window(span), 0, []
+    for wait, value in steps:
+        now += wait
+        window.add(now, value)
+        kept.append((now, value))
+        assert window.max(now) == max(v for t, v in kept if t >= now - span)
+    assert window.max(now + span + 1) == 0.0
