@@ -116,9 +116,13 @@ class EnvoyGateway:
             disk.write(self._files.held, _held_document(routes))
             try:
                 confirmed = self._apply(old, wanted)
-            except Invalid as error:
+            except Invalid:
                 self._restore(old, wanted)
-                raise Invalid(error.message, hint=error.hint, details=error.details) from None
+                raise
+            except LeptonError:
+                # Part of it is written: the next call starts from what an Envoy would read now.
+                self._rendered = self._files.read_rendered()
+                raise
             self._remember(routes, wanted)
             return Published(_version(wanted), True, confirmed)
 

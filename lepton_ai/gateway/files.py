@@ -62,7 +62,10 @@ class Files:
         return Rendered(self._resources(self.listeners), clusters, self._resources(self.routes), endpoints)
 
     def _resources(self, path: Path) -> tuple[Resource, ...]:
-        return tuple((read(path) or {}).get("resources", ()))
+        try:
+            return tuple((read(path) or {}).get("resources", ()))
+        except Corrupt:
+            return ()  # cut off by a crash of the machine: as good as missing, the next publish writes it
 
     def sweep(self, clusters: frozenset[str]) -> None:
         """Removes the endpoint files of clusters that no Envoy reads any more."""

@@ -46,6 +46,7 @@ class Stats:
         by_address: dict[Key, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         busy: set[Key] = set()
         for envoy, values in read.items():
+            self._forget(envoy, values)
             for name, text in values.items():
                 if match := _ROUTE.match(name):
                     key = (match[1], match[2])
@@ -79,6 +80,11 @@ class Stats:
             )
             for route in routes.routes
         )
+
+    def _forget(self, envoy: str, values: Mapping[str, str]) -> None:
+        """Drops what Envoy no longer has (removed routes), so that memory follows the number of routes."""
+        for key in [key for key in self._last if key[0] == envoy and key[1] not in values]:
+            del self._last[key]
 
     def _count(self, envoy: str, name: str, value: int, key: Key, kind: str) -> bool:
         last = self._last.get((envoy, name), 0)
