@@ -57,9 +57,8 @@ def _reply(lake: Lake, request: dict[str, Any]) -> dict[str, Any]:
         return {"error": {"code": error.code, "message": error.message, "hint": error.hint, "details": error.details}}
     except Exception as error:  # noqa: BLE001 - the worker must answer; the caller sees what it was
         message = f"the query worker failed: {type(error).__name__}: {error}"[:1000]
-        return {
-            "error": {"code": Failed.code, "message": message, "hint": "this is a bug: please report it", "details": {}}
-        }
+        hint = "this is a bug: please report it"
+        return {"error": {"code": Failed.code, "message": message, "hint": hint, "details": {}}}
     finally:
         overstay.cancel()
 

@@ -18,6 +18,7 @@ from lepton_ai.evaluation import ITEM_NAMES, RATING_NAMES, USER_NAMES
 
 TIMESTAMP_NAMES = ("timestamp", "time", "ts", "时间", "时间戳")
 NAMES = {"user": USER_NAMES, "item": ITEM_NAMES, "rating": RATING_NAMES, "timestamp": TIMESTAMP_NAMES}
+MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 ENCODINGS = ("utf-8", "gb18030")
 PIECE_BYTES = 1 << 20
 SAMPLE_BYTES = 64 << 10
@@ -49,11 +50,7 @@ def encoding(path: Path) -> str:
     """The encoding of a text file: its byte order mark, else the first of UTF-8 and GB18030 that fits it whole."""
     with path.open("rb") as file:
         head = file.read(SAMPLE_BYTES)
-    for mark, name in (
-        (codecs.BOM_UTF8, "utf-8-sig"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
+    for mark, name in MARKS:
         if head.startswith(mark):
             return name if _fits(path, name) else _unknown(path)
     if b"\0" in head:
@@ -99,9 +96,8 @@ def _csv(path: Path, name: str) -> Any:
             if is_header:
                 continue
         if len(row) < width:
-            raise Invalid(
-                f"{path}, line {line}: {len(row)} values instead of {width}", hint="repair or remove that line"
-            )
+            short = f"{path}, line {line}: {len(row)} values instead of {width}"
+            raise Invalid(short, hint="repair or remove that line")
         lines.append(line)
         for column, index in where.items():
             columns[column].append(row[index].strip())
@@ -152,7 +148,7 @@ def _columns(row: Sequence[str]) -> tuple[dict[str, int], bool]:
         return found, True
     if found or len(row) < 3:
         missing = [column for column in ("user", "item", "rating") if column not in found]
-        raise Invalid(f"line 1: columns {list(row)} lack {', '.join(missing)}", hint=_HINT_COLUMNS)
+        raise Invalid(f"columns {list(row)} lack {', '.join(missing)}", hint=_HINT_COLUMNS)
     positions = {"user": 0, "item": 1, "rating": 2}
     if len(row) > 3 and _number(row[3]) is not None:
         positions["timestamp"] = 3

@@ -41,9 +41,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not (0 < self.timeout_s <= 3600 and self.memory_mib >= 256 and self.rows_max >= 1):
-            raise Invalid(
-                f"{self} cannot be kept", hint="timeout_s up to 3600, memory_mib at least 256, rows_max at least 1"
-            )
+            hint = "timeout_s up to 3600, memory_mib at least 256, rows_max at least 1"
+            raise Invalid(f"{self} cannot be kept", hint=hint)
         if not 1024 <= self.answer_bytes_max <= FRAME_BYTES_MAX:
             raise Invalid(f"answer_bytes_max = {self.answer_bytes_max} is out of range", hint="use 1024 to 67108864")
 

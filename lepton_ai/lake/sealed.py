@@ -36,7 +36,10 @@ def answer(lake: Lake, sql: str, limits: Limits) -> Answer:
     import duckdb
 
     started_s = time.perf_counter()
-    sql, refs = references(sql, set(lake.tables()))
+    names = lake.tables()
+    sql, refs = references(sql, set(names))
+    if sql.lstrip().lower().startswith("show"):
+        refs = names[:TABLES_MAX]  # SHOW TABLES names none and means all
     connection = duckdb.connect(
         ":memory:",
         config={
@@ -164,9 +167,8 @@ def _explain(error: Exception, lake: Lake, limits: Limits, stopped: bool) -> Lep
         hint = "select less, or raise the limit: Limits(timeout_s=…)"
         return TimedOut(f"the query took longer than {limits.timeout_s:g} s and was stopped", hint=hint)
     if isinstance(error, duckdb.OutOfMemoryException):
-        return TooLarge(
-            f"the query needs more memory than it may: {cause}", hint="select less, or raise Limits(memory_mib=…)"
-        )
+        hint = "select less, or raise the limit: Limits(memory_mib=…)"
+        return TooLarge(f"the query needs more memory than it may: {cause}", hint=hint)
     if isinstance(error, duckdb.PermissionException):
         return Forbidden(cause, hint="a query reads only the lake's tables; copy files into a table first")
     tables = ", ".join(lake.tables()) or "none yet"

@@ -8,7 +8,9 @@ groups their transactions, is a later issue's.
 from __future__ import annotations
 
 import json
+import random
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ from lepton_ai.spec.base import uuid7
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _REF = re.compile(r"([a-z][a-z0-9_]{0,62})(?:@([1-9][0-9]{0,14}))?\Z")
 TRANSACTION_BYTES_MAX = 200
+WRITE_TRIES = 200
+WRITE_WAIT_S_MAX = 0.2
 _TRANSACTION_KEY = "lepton.transaction"
 _WRITE_KEY = "lepton.write"
 
@@ -153,44 +157,55 @@ class Table:
         return found
 
     def _write(self, data: Any, mode: str, transaction: str | None) -> TableVersion:
-        from deltalake import CommitProperties, Transaction, write_deltalake
-
         if self._version:
             raise Invalid(f"{self.lineage} is past and cannot be written", hint=f"write to {self.name}")
+        _check_transaction(transaction)
         rows = _arrow(data)
-        before = self._written(transaction)
-        if before is not None:
-            return before
+        for attempt in range(WRITE_TRIES):
+            try:
+                return self._commit(rows, mode, transaction)
+            except Conflict:
+                if mode == "error" and self.exists() and self._written(self._open(), transaction) is None:
+                    raise
+                if attempt == WRITE_TRIES - 1:
+                    raise
+            # Others are writing: wait a random while, so that not all come back at once.
+            time.sleep(random.uniform(0, min(WRITE_WAIT_S_MAX, 0.005 * 2**attempt)))
+        raise AssertionError("unreachable")
+
+    def _commit(self, rows: Any, mode: str, transaction: str | None) -> TableVersion:
+        """One attempt. Raises Conflict when another commit came between looking and writing."""
+        from deltalake import CommitProperties, Transaction, write_deltalake
+
+        target: Any = str(self.folder)
+        if self.exists():
+            target = self._open()
+            before = self._written(target, transaction)
+            if before is not None:
+                return before
+            if mode == "append":
+                rows = self._fit(rows, target)
         # Every commit carries an id of its own: with other writers about, it tells which version is ours.
         mark = uuid7()
         metadata = {_WRITE_KEY: mark} | ({_TRANSACTION_KEY: transaction} if transaction else {})
-        transactions = [Transaction(transaction, 1)] if transaction else None
-        properties = CommitProperties(custom_metadata=metadata, app_transactions=transactions)
-        if mode == "append" and self.exists():
-            rows = self._fit(rows)
+        properties = CommitProperties(
+            custom_metadata=metadata,
+            app_transactions=[Transaction(transaction, 1)] if transaction else None,
+            # The engine moves a commit behind others' without looking at their transaction ids: with an id, only
+            # the version right after the one that was looked at will do.
+            max_commit_retries=0 if transaction else None,
+        )
         extra = {"schema_mode": "overwrite"} if mode == "overwrite" else {}
-        try:
-            with self._faults():
-                self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                write_deltalake(str(self.folder), rows, mode=mode, commit_properties=properties, **extra)
-        except Conflict:
-            # Someone committed at the same moment: if it was this very transaction, it is done.
-            again = self._written(transaction)
-            if again is not None:
-                return again
-            raise
+        with self._faults():
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_deltalake(target, rows, mode=mode, commit_properties=properties, **extra)
         written = [item for item in self.history() if item.write == mark]
         assert written, f"{self.name} lost a commit"
         return written[0]
 
-    def _written(self, transaction: str | None) -> TableVersion | None:
+    def _written(self, opened: Any, transaction: str | None) -> TableVersion | None:
         if transaction is None:
             return None
-        if not transaction or len(transaction.encode()) > TRANSACTION_BYTES_MAX or not transaction.isprintable():
-            raise Invalid(f"{transaction!r} is not a transaction id", hint="use up to 200 printable characters")
-        if not self.exists():
-            return None
-        opened = self._open()
         with self._faults():
             if opened.transaction_version(transaction) is None:
                 return None
@@ -199,11 +214,10 @@ class Table:
             raise Corrupt(f"table {self.name} lost the commit of {transaction!r}", hint=self._hint())
         return found[0]
 
-    def _fit(self, rows: Any) -> Any:
+    def _fit(self, rows: Any, opened: Any) -> Any:
         """The rows in the order and types of the table. Raises Invalid where they do not fit."""
         import pyarrow
 
-        opened = self._open()
         with self._faults():
             schema = pyarrow.schema(opened.schema().to_arrow())
         if set(rows.column_names) != set(schema.names):
@@ -305,6 +319,13 @@ def names(root: Path) -> list[str]:
         return sorted(item.name for item in root.iterdir() if NAME.match(item.name) and (item / "_delta_log").is_dir())
     except FileNotFoundError:
         return []
+
+
+def _check_transaction(transaction: str | None) -> None:
+    if transaction is None:
+        return
+    if not transaction or len(transaction.encode()) > TRANSACTION_BYTES_MAX or not transaction.isprintable():
+        raise Invalid(f"{transaction!r} is not a transaction id", hint="use up to 200 printable characters")
 
 
 def _arrow(data: Any) -> Any:

@@ -1,0 +1,182 @@
+"""Tables: versions from 1, time travel, writes that may be repeated, and clear words for broken files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas
+import pyarrow
+import pytest
+
+import lepton_ai.lake
+from lepton_ai.errors import Conflict, Corrupt, Invalid, NotFound, Unsupported
+from lepton_ai.lake import Lake, Table
+from lepton_ai.models import RecommenderModel
+
+ROWS = {"user": [2, 1], "item": ["b", "a"], "rating": [1.0, 2.0]}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return lepton_ai.lake.open(tmp_path / "lake")
+
+
+@pytest.fixture
+def table(lake: Lake) -> Table:
+    made = lake.table("ratings")
+    made.create(ROWS)
+    made.append({"rating": [3.0], "user": [3], "item": ["c"]})
+    return made
+
+
+def test_versions_count_from_one_and_each_can_be_read(lake: Lake, table: Table) -> None:
+    assert str(table.version()) == "ratings@2"
+    assert table.read().column("user").to_pylist() == [2, 1, 3]
+    assert lake.table("ratings@1").read().to_pydict() == ROWS
+    assert str(table.overwrite({"other": [1]})) == "ratings@3"
+    assert table.schema() == {"other": "int64"}
+    assert table.at(2).schema() == {"user": "int64", "item": "string", "rating": "double"}
+    assert [table.at(number).rows() for number in (1, 2, 3)] == [2, 3, 1]
+    assert [str(item) for item in table.history()] == ["ratings@3", "ratings@2", "ratings@1"]
+    assert [str(item) for item in table.at(2).history()] == ["ratings@2", "ratings@1"]
+    assert [item.rows_added for item in table.history()] == [1, 1, 2]
+    assert lake.tables() == ["ratings"]
+    assert table.size_bytes() > 0
+
+
+def test_rows_keep_the_order_in_which_they_were_appended(lake: Lake) -> None:
+    table = lake.table("t")
+    for number in range(12):
+        table.append({"n": [number]})
+    assert table.read().column("n").to_pylist() == list(range(12))
+    assert table.at(5).read(columns=["n"]).column("n").to_pylist() == list(range(5))
+
+
+def test_a_transaction_is_written_once(table: Table) -> None:
+    first = table.append(ROWS, transaction="load-1")
+    again = table.append(ROWS, transaction="load-1")
+    assert str(first) == str(again) == "ratings@3"
+    assert again.transaction == "load-1"
+    table.append(ROWS, transaction="load-2")
+    assert str(table.append(ROWS, transaction="load-1")) == "ratings@3"
+    assert table.rows() == 7
+    assert str(table.create(ROWS, transaction="load-2")) == "ratings@4"
+    with pytest.raises(Invalid):
+        table.append(ROWS, transaction="x" * 500)
+
+
+def test_a_pinned_table_stays_and_cannot_be_written(table: Table) -> None:
+    pinned = table.pin()
+    table.append(ROWS)
+    assert (pinned.lineage, pinned.rows(), table.rows()) == ("ratings@2", 3, 5)
+    with pytest.raises(Invalid, match="ratings@2 is past"):
+        pinned.append(ROWS)
+
+
+def test_a_model_remembers_the_version_it_learnt_from(table: Table) -> None:
+    model = RecommenderModel().fit(table, holdout=0)
+    assert model.lineage == {"table": "ratings@2"}
+    assert RecommenderModel().fit(table.at(1), holdout=0).lineage == {"table": "ratings@1"}
+
+
+def test_data_may_be_arrow_a_frame_or_rows(lake: Lake) -> None:
+    table = lake.table("t")
+    table.append(pyarrow.table({"a": [1]}))
+    table.append(pandas.DataFrame({"a": [2]}))
+    table.append([{"a": 3}])
+    table.append(pyarrow.record_batch({"a": [4]}))
+    assert table.read().column("a").to_pylist() == [1, 2, 3, 4]
+
+
+def test_what_does_not_fit_is_refused_and_nothing_is_half_made(lake: Lake, table: Table) -> None:
+    for rows in (
+        {"user": [1]},
+        {**ROWS, "more": [1, 2]},
+        {**ROWS, "rating": ["good", "bad"]},
+        7,
+        {},
+        {"a": [1], "b": []},
+    ):
+        with pytest.raises(Invalid) as caught:
+            table.append(rows)
+        assert caught.value.hint
+    assert str(table.version()) == "ratings@2"
+    with pytest.raises(Conflict):
+        table.create(ROWS)
+    for ref in ("Ratings", "../x", "ratings@0", "ratings@x", "", "a b", "ratings@1@2"):
+        with pytest.raises(Invalid):
+            lake.table(ref)
+    with pytest.raises(NotFound, match="no table films"):
+        lake.table("films").read()
+    with pytest.raises(NotFound, match="no version 9"):
+        lake.table("ratings@9").read()
+    with pytest.raises(NotFound, match="no version 9"):
+        lake.table("ratings@9").history()
+    with pytest.raises(NotFound, match="no column"):
+        table.read(columns=["nope"])
+    assert lake.tables() == ["ratings"]
+
+
+def test_a_table_moves_as_files(table: Table, tmp_path: Path) -> None:
+    shutil.copytree(table.folder, tmp_path / "elsewhere" / "ratings")
+    moved = Table.of(tmp_path / "elsewhere", "ratings")
+    assert moved.read().equals(table.read())
+    assert moved.history() == table.history()
+
+
+def test_a_broken_data_file_is_said_and_earlier_versions_still_read(table: Table) -> None:
+    new = sorted(table.folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)[-1]
+    whole = new.read_bytes()
+    for damage in (b"not parquet", whole[: len(whole) // 2], b""):
+        new.write_bytes(damage)
+        with pytest.raises(Corrupt, match="ratings") as caught:
+            table.read()
+        assert "ratings@1" in str(caught.value.hint)
+    new.unlink()
+    with pytest.raises(Corrupt, match="missing"):
+        table.read()
+    assert table.at(1).rows() == 2
+    assert table.at(1).read().to_pydict() == ROWS
+
+
+@pytest.mark.parametrize("damage", ["{broken", "", '{"add": 7}', "\0\0\0"])
+def test_a_broken_log_is_said(lake: Lake, table: Table, damage: str) -> None:
+    for entry in table.folder.glob("_delta_log/*.json"):
+        entry.write_text(damage)
+    for act in (table.read, table.history, table.version, table.schema, lambda: table.append(ROWS)):
+        with pytest.raises(Corrupt) as caught:
+            act()
+        assert caught.value.hint
+        assert "\n" not in caught.value.message
+
+
+def test_addresses(tmp_path: Path) -> None:
+    assert lepton_ai.lake.open(f"file://{tmp_path}/a%20b").root == tmp_path / "a b"
+    assert (tmp_path / "a b").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(Unsupported):
+        lepton_ai.lake.open("s3://bucket")
+    for url in ("file://host/x", "file://", ""):
+        with pytest.raises(Invalid):
+            lepton_ai.lake.open(url)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(Invalid):
+        lepton_ai.lake.open(tmp_path / "file")
+    with pytest.raises(Invalid):
+        lepton_ai.lake.open(tmp_path / "file" / "below")
+
+
+def test_a_twin_that_commits_between_looking_and_writing_is_seen(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Table._written
+    twins = [Table.of(table.folder.parent, "ratings")]
+
+    def look_then_lose(self: Table, opened: object, transaction: str | None) -> object:
+        found = look(self, opened, transaction)
+        if twins and self is table:
+            twins.pop().append(ROWS, transaction="load-1")
+        return found
+
+    monkeypatch.setattr(Table, "_written", look_then_lose)
+    assert str(table.append(ROWS, transaction="load-1")) == "ratings@3"
+    assert not twins
+    assert table.rows() == 5
