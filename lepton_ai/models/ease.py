@@ -36,6 +36,10 @@ def ease(indptr: NDArray[np.int64], indices: NDArray[np.int32], items: int, l2: 
     del gram
     inverse /= -np.diag(inverse)
     inverse[diagonal, diagonal] = 0
-    weights = inverse.astype(np.float32)
-    bound = float(np.abs(weights).sum(axis=0, dtype=np.float64).max(initial=0.0))
+    weights: NDArray[np.float32] = inverse.astype(np.float32)
+    del inverse
+    sums = np.zeros(items)
+    for start in range(0, items, DENSE_USERS):
+        sums += np.abs(weights[start : start + DENSE_USERS]).sum(axis=0, dtype=np.float64)
+    bound = float(sums.max(initial=0.0))
     return snap(weights, bound)

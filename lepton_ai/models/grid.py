@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MANTISSA_BITS = 24
+PIECE_ROWS = 1_024
 
 
 def snap(values: NDArray[np.float32], bound: float, bits: int = MANTISSA_BITS) -> NDArray[np.float32]:
@@ -23,6 +24,10 @@ def snap(values: NDArray[np.float32], bound: float, bits: int = MANTISSA_BITS) -
     if bound <= 0 or not math.isfinite(bound):
         return values
     step_log2 = math.ceil(math.log2(bound)) + 1 - bits
-    scaled = np.ldexp(values.astype(np.float64), -step_log2)
-    result: NDArray[np.float32] = np.ldexp(np.rint(scaled), step_log2).astype(np.float32)
-    return result + np.float32(0)  # −0 becomes 0
+    result = np.empty(values.shape, dtype=np.float32)
+    # In pieces: the double-precision copies must not be as large as the matrix itself.
+    for start in range(0, len(values), PIECE_ROWS):
+        part = slice(start, start + PIECE_ROWS)
+        result[part] = np.ldexp(np.rint(np.ldexp(values[part].astype(np.float64), -step_log2)), step_log2)
+    result += np.float32(0)  # −0 becomes 0
+    return result

@@ -26,7 +26,7 @@ _Waiting = tuple[Call, "asyncio.Future[list[Array]]"]
 
 
 class Batcher:
-    """Runs calls in batches of at most ``rows_max`` rows (a larger call runs by itself).
+    """Runs calls in batches of at most ``rows_max`` rows (a larger call runs by itself, in parts).
 
     Args:
         run: (inputs, wanted outputs) -> results; called by one thread at a time.
@@ -165,12 +165,22 @@ class Batcher:
 
     def _attempt(self, call: Call) -> list[Array] | Exception:
         try:
+            if self._batches and call.rows > self._rows_max:
+                return self._in_parts(call)
             return self._run(call.arrays, call.outputs)
         except LeptonError as error:
             return error
         except Exception as error:
             logger.exception("the model failed")
             return Failed(f"the model failed: {type(error).__name__}")
+
+    def _in_parts(self, call: Call) -> list[Array]:
+        """A large call, ``rows_max`` rows at a time: the memory of a run does not grow with what one caller sends."""
+        parts = [
+            self._run([array[start : start + self._rows_max] for array in call.arrays], call.outputs)
+            for start in range(0, call.rows, self._rows_max)
+        ]
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def _split(calls: list[Call], results: list[Array]) -> list[list[Array] | Exception]:

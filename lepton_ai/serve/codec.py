@@ -15,11 +15,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lepton_ai.errors import Invalid
+from lepton_ai.errors import Invalid, TooLarge
 from lepton_ai.serve.call import Call
 from lepton_ai.serve.signature import Signature, Tensor
 
 Array = np.ndarray[Any, Any]
+
+ANSWER_ELEMENTS_MAX = 4 * 1024 * 1024
+"""Numbers in one answer: a small body may ask for many rows, and each row for many outputs."""
 
 
 class Codec:
@@ -40,6 +43,10 @@ class Codec:
         self._output_heads = [
             b'{"name":' + self._encode(t.name) + b',"datatype":"' + t.datatype.encode() + b'","shape":'
             for t in signature.outputs
+        ]
+        # What a row adds to an answer at least; outputs without a row dimension are checked when they are there.
+        self._row_elements = [
+            math.prod([d for d in t.shape[1:] if isinstance(d, int)]) if t.dynamic else 0 for t in signature.outputs
         ]
         self._plain_heads = [self._encode(t.name) + b":" for t in signature.outputs]
 
@@ -91,6 +98,7 @@ class Codec:
     def encode(self, call: Call, results: Sequence[Array]) -> bytes:
         """The V2 answer to ``call``; data is flat, in row-major order."""
         encode = self._encode
+        _check_answer(sum([result.size for result in results]))
         parts: list[bytes] = [self._head]
         if call.id is not None:
             parts += (b',"id":', encode(call.id))
@@ -110,6 +118,7 @@ class Codec:
 
     def encode_plain(self, call: Call, results: Sequence[Array]) -> bytes:
         """The plain answer to ``call``; without a batch dimension when the request had none."""
+        _check_answer(sum([result.size for result in results]))
         parts: list[bytes] = []
         separator = b"{"
         for index, result in zip(call.outputs, results, strict=True):
@@ -154,9 +163,11 @@ class Codec:
         if self._symbols_shared:
             self._check_symbols(arrays)
         first = arrays[0].shape if arrays else ()
+        rows = first[0] if first else 1
+        _check_answer(rows * sum([self._row_elements[index] for index in outputs]))
         key = (outputs, *[array.shape[1:] for array in arrays])
         elements = max([array.size for array in arrays], default=0)
-        return Call(arrays, first[0] if first else 1, elements, outputs, key, id, scalar)
+        return Call(arrays, rows, elements, outputs, key, id, scalar)
 
     def _check_symbols(self, arrays: tuple[Array, ...]) -> None:
         """A free dimension of one name has one size in a request; the first one also where it has no name."""
@@ -267,6 +278,14 @@ def _shape_of(value: Any, rank_max: int) -> tuple[int, ...]:
             break
         value = value[0]
     return tuple(shape)
+
+
+def _check_answer(elements: int) -> None:
+    if elements > ANSWER_ELEMENTS_MAX:
+        raise TooLarge(
+            f"the answer would hold {elements} values, more than {ANSWER_ELEMENTS_MAX}",
+            hint="send fewer rows in each request, or ask for fewer outputs",
+        )
 
 
 def _short(shape: tuple[int, ...]) -> str:

@@ -1,0 +1,10 @@
+"""Makes it so: one reconcile loop (load -> decide -> apply) over the records of a cell. Reads well in this order:
+
+ports.py  clock.py      what it stands on (nodes, gateway, time), as small Protocols
+mirror.py context.py    load: records in memory, and what one pass sees
+replicas.py             one running copy: observe, drain, order
+rollout.py deployments.py  how many copies of which release     jobs.py  work that ends
+routes.py publish.py    what the gateway must do, and the thread that tells it
+leader.py loop.py       who leads, and the loop itself
+nodes.py                the adapter that speaks to agents over HTTP
+"""

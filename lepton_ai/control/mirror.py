@@ -1,0 +1,161 @@
+"""The records of a cell in memory, kept current by the store's changes: what makes a quiet pass almost free.
+
+Owns reading and writing of records for the loops. Every write goes to the store first, with the leader's lease.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from lepton_ai.errors import Conflict, Invalid, NotFound, StaleEpoch
+from lepton_ai.spec.base import Model
+from lepton_ai.store import Create, Delete, Lease, Op, Record, Store, Update
+
+KINDS = ("node", "deployment", "release", "job", "replica")
+BATCH = 256
+
+M = TypeVar("M", bound=Model)
+_log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Records of :data:`KINDS` by uid. `refresh` before a pass; `write` during it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._since = -1
+        self._records: dict[str, Record] = {}
+        self._kinds: dict[str, dict[str, Record]] = {kind: {} for kind in KINDS}
+        self._owned: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
+        self._parsed: dict[str, tuple[int, Model]] = {}
+
+    @property
+    def revision(self) -> int:
+        """Every change up to this one is in the mirror."""
+        return self._since
+
+    def refresh(self) -> None:
+        """Take in what was committed since the last refresh."""
+        if self._since < 0:
+            self._reload()
+            return
+        while True:
+            try:
+                changes = self._store.changes(self._since, limit=1000)
+            except Invalid:
+                self._reload()
+                return
+            latest = {change.uid: change for change in changes if change.kind in self._kinds}
+            for uid, change in latest.items():
+                known = self._records.get(uid)
+                if change.deleted:
+                    self._drop(uid)
+                elif known is None or known.revision < change.revision:
+                    self._fetch(uid)
+            if changes:
+                self._since = changes[-1].revision
+            if len(changes) < 1000:
+                return
+
+    def list(self, kind: str) -> list[Record]:
+        """Every record of a kind, oldest first."""
+        return sorted(self._kinds[kind].values(), key=lambda record: (record.created_ms, record.uid))
+
+    def owned(self, kind: str, owner_uid: str) -> list[Record]:
+        """The records of a kind with that owner, oldest first."""
+        found = self._owned.get((kind, owner_uid), {})
+        return sorted(found.values(), key=lambda record: (record.created_ms, record.uid))
+
+    def get(self, uid: str) -> Record | None:
+        return self._records.get(uid)
+
+    def parse(self, record: Record, model: type[M], value: Any = None) -> M:
+        """The record's spec as `model`, remembered until it changes. `value`: the part of the spec to read."""
+        known = self._parsed.get(record.uid)
+        if known is not None and known[0] == record.generation and isinstance(known[1], model):
+            return known[1]
+        parsed = model.model_validate(record.spec if value is None else value)
+        self._parsed[record.uid] = (record.generation, parsed)
+        return parsed
+
+    def write(self, ops: Sequence[Op], lease: Lease) -> list[Record | None]:
+        """All of `ops` in one transaction. Raises Conflict (then nothing was written) and StaleEpoch."""
+        results = self._store.batch(list(ops), lease=lease)
+        for op, result in zip(ops, results, strict=True):
+            if isinstance(op, Delete):
+                self._drop(op.record.uid)
+            elif result is not None:
+                self._keep(result)
+        return results
+
+    def write_each(self, ops: Sequence[Op], lease: Lease) -> None:
+        """Independent writes: in large batches, and one by one where a batch meets a conflict.
+
+        A conflict means that somebody changed the record; the next pass sees it and decides anew.
+        """
+        for start in range(0, len(ops), BATCH):
+            part = ops[start : start + BATCH]
+            try:
+                self.write(part, lease)
+            except StaleEpoch:
+                raise
+            except (Conflict, NotFound):
+                for op in part:
+                    self._write_one(op, lease)
+
+    def _write_one(self, op: Op, lease: Lease) -> None:
+        try:
+            self.write([op], lease)
+        except StaleEpoch:
+            raise
+        except (Conflict, NotFound) as error:
+            _log.debug("left for the next pass: %s", error.message)
+            if isinstance(op, Update | Delete):
+                self._fetch(op.record.uid)
+
+    def _reload(self) -> None:
+        since = self._store.revision()
+        found = {record.uid: record for kind in KINDS for record in self._store.list(kind)}
+        for uid in set(self._records) - set(found):
+            self._drop(uid)
+        for record in found.values():
+            self._keep(record)
+        self._since = since
+
+    def _fetch(self, uid: str) -> None:
+        try:
+            record = self._store.get_uid(uid)
+        except NotFound:
+            self._drop(uid)
+            return
+        if record.kind in self._kinds:
+            self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        self._records[record.uid] = record
+        self._kinds[record.kind][record.uid] = record
+        if record.owner_uid is not None:
+            self._owned[(record.kind, record.owner_uid)][record.uid] = record
+
+    def _drop(self, uid: str) -> None:
+        record = self._records.pop(uid, None)
+        self._parsed.pop(uid, None)
+        if record is None:
+            return
+        self._kinds[record.kind].pop(uid, None)
+        if record.owner_uid is not None:
+            owned = self._owned.get((record.kind, record.owner_uid), {})
+            owned.pop(uid, None)
+            if not owned:
+                self._owned.pop((record.kind, record.owner_uid), None)
+
+
+def changed(record: Record, status: dict[str, Any]) -> Iterable[Op]:
+    """One Update when `status` differs from what is recorded, else nothing."""
+    return () if status == record.status else (Update(record, status=status),)
+
+
+__all__ = ["Create", "Delete", "Mirror", "Op", "Record", "Update", "changed"]

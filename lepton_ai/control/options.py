@@ -1,0 +1,26 @@
+"""Every wait and bound of the control loops in one place. Units are in the names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Defaults are what a cell ships with; the simulation and tests may change them."""
+
+    tick_s: float = 0.5
+    lease_s: float = 5.0
+    node_grace_s: float = 1.0  # a silent node's serving replicas are replaced after this
+    job_grace_s: float = 15.0  # ... and its jobs' workers, whose work would start again
+    exclusive_margin_s: float = 3.0  # beyond the lease of an exclusive replica
+    first_report_s: float = 3.0  # a new leader waits so long for each node before it calls anything missing
+    settle_s: float = 1.0  # a replica is relied on when the gateway has had it so long
+    drain_margin_s: float = 10.0  # a gateway that confirms nothing holds up a stop at most drain_s + this
+    scale_down_s: float = 60.0
+    resend_s: float = 2.0
+    node_status_s: float = 10.0
+    max_new_per_pass: int = 64  # replicas one deployment may start in one pass
+    max_orders_per_pass: int = 256  # orders to one node in one pass
+    failed_starts: int = 3  # a release whose replicas end before they were ready so often is stopped
+    kept_ended: int = 5  # ended replicas a deployment keeps to be looked at

@@ -1,0 +1,318 @@
+"""One running copy: what its node says of it, how it leaves, and the orders that make it so.
+
+Owns the records of kind "replica": spec = {replica, node, release, secrets, drain_s, attempt, ...}, status = what is
+known. A replica that is wanted no more has `ending` (why) in its status: draining (out of the gateway, requests
+finish) -> stopping (told to its node) -> exited. Whether it is wanted is decided by deployments and jobs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lepton_ai.control.context import Context
+from lepton_ai.control.mirror import Create, Delete, Op, Record, Update, changed
+from lepton_ai.errors import LeptonError
+from lepton_ai.spec.replica import Exit, FetchBlob, ReplicaReport, ReplicaSpec
+from lepton_ai.spec.workload import Template
+
+CHURNING = frozenset({"cpu_milli", "memory_mib", "last_log", "uid"})
+
+
+def reconcile(ctx: Context) -> None:
+    """Take in the reports, move what drains, and reserve room for everything that may still run."""
+    ops: list[Op] = []
+    for record in ctx.mirror.list("replica"):
+        if record.status.get("phase") == "exited":
+            continue
+        ops.extend(changed(record, _advance(ctx, record, _observe(ctx, record))))
+    _note_crashes(ctx, ops)
+    ctx.write_each(ops)
+    for record in ctx.mirror.list("replica"):
+        if record.status.get("phase") != "exited":
+            ctx.reserve(str(record.spec["node"]), spec_of(ctx, record).resources)
+
+
+def order(ctx: Context) -> None:
+    """Send every node what it should do and does not do yet; lost orders are repeated after a while."""
+    budget = {name: ctx.options.max_orders_per_pass for name in ctx.views}
+    for record in ctx.mirror.list("replica"):
+        node = str(record.spec["node"])
+        if ctx.connected(node) and budget.get(node, 0) > 0:
+            try:
+                budget[node] -= _order_one(ctx, record, node)
+            except LeptonError as error:
+                _refuse(ctx, record, error)
+    for uid, (node, report) in ctx.reports.items():
+        if ctx.mirror.get(uid) is not None or budget.get(node, 0) <= 0:
+            continue
+        # Nobody's: its record is gone (a deleted deployment, a node that was away for long).
+        verb = "forget" if report.phase == "exited" else "stop"
+        if _due(ctx, verb, uid):
+            budget[node] -= 1
+            if verb == "forget":
+                ctx.services.fleet.forget(node, uid, ctx.lease.epoch, None)
+            else:
+                ctx.services.fleet.stop(node, uid, None, ctx.lease.epoch)
+    horizon_ms = ctx.tick_ms - 60_000
+    ctx.memory.sent = {key: sent for key, sent in ctx.memory.sent.items() if sent > horizon_ms}
+
+
+def creation(ctx: Context, owner: Record, template: Template, node: str, values: dict[str, Any]) -> Create:
+    """The record of a new replica. `values` go into its spec; "env" and "needs_port" of it into the ReplicaSpec."""
+    uid = ctx.services.new_uid()
+    kind = owner.kind
+    release, worker = int(values.get("release", 0)), int(values.get("worker", 0))
+    tail = uid.replace("-", "")[-8:]
+    name = f"{owner.name[:40]}-{release or worker}-{tail}"
+    spec = ReplicaSpec(
+        uid=uid,
+        workspace=owner.workspace,
+        name=name,
+        owner_kind=kind,  # type: ignore[arg-type]
+        owner=owner.name,
+        release=release,
+        worker=worker,
+        command=template.command,
+        image=template.image,
+        env={**template.env, **values.pop("env", {})},
+        blobs=tuple(FetchBlob(ref=ref, url="") for ref in template.blobs),
+        resources=template.resources,
+        port=template.port,
+        needs_port=values.pop("needs_port", True),
+        health=template.health,
+        grace_s=template.grace_s,
+        exclusive=template.exclusive,
+    )
+    stored = {
+        "replica": spec.model_dump(mode="json"),
+        "node": node,
+        "secrets": dict(template.secrets),
+        "drain_s": template.drain_s,
+        **values,
+    }
+    ctx.reserve(node, template.resources)
+    return Create(owner.workspace, "replica", name, stored, {"phase": "placed"}, owner.uid, uid)
+
+
+def spec_of(ctx: Context, record: Record) -> ReplicaSpec:
+    return ctx.mirror.parse(record, ReplicaSpec, record.spec["replica"])
+
+
+def alive(ctx: Context, record: Record) -> bool:
+    """Whether it counts: wanted, not ended, and on a node that was heard of within the grace time."""
+    status = record.status
+    return status.get("phase") != "exited" and not status.get("ending") and not missing(ctx, record)
+
+
+def missing(ctx: Context, record: Record) -> bool:
+    """Whether its node has been silent for so long that another should do its work."""
+    if record.status.get("phase") != "unknown":
+        return False
+    return ctx.silent_ms(str(record.spec["node"])) >= grace_ms(ctx, record)
+
+
+def grace_ms(ctx: Context, record: Record) -> float:
+    spec = spec_of(ctx, record)
+    if spec.exclusive:
+        return (spec.lease_s + ctx.options.exclusive_margin_s) * 1000
+    return (ctx.options.job_grace_s if spec.owner_kind == "job" else ctx.options.node_grace_s) * 1000
+
+
+def takes_requests(record: Record) -> bool:
+    """Ready, or ready when its node fell silent: then the gateway's own health checks decide."""
+    status = record.status
+    if status.get("ending") or not status.get("port"):
+        return False
+    return status.get("phase") == "ready" or (status.get("phase") == "unknown" and status.get("was") == "ready")
+
+
+def relied_on(ctx: Context, record: Record) -> bool:
+    """Whether another may be taken away because this one serves: ready, and in the gateway for a moment."""
+    routed_ms = ctx.services.publisher.routed_ms(record.uid)
+    return takes_requests(record) and routed_ms is not None and routed_ms >= ctx.options.settle_s * 1000
+
+
+def ending(ctx: Context, record: Record, why: str) -> Update:
+    """It is wanted no more: out of the gateway first when requests may reach it, else stopped at once."""
+    serves = record.status.get("phase") in ("ready", "unready", "unknown") and record.status.get("port")
+    if spec_of(ctx, record).owner_kind == "job":
+        serves = False
+    status = {**record.status, "ending": why, "reason": why, "phase": "draining" if serves else "stopping"}
+    status["drain_ms"] = ctx.now_ms
+    return Update(record, status=status)
+
+
+def failed_start(record: Record) -> bool:
+    """Whether it ended by itself before it was ever ready."""
+    status = record.status
+    return (
+        status.get("phase") == "exited" and not status.get("ready_ms") and not status.get("ending") and not lost(record)
+    )
+
+
+def lost(record: Record) -> bool:
+    """Whether it ended with its node rather than by itself: neither code nor signal is known."""
+    end = record.status.get("exit") or {}
+    return bool(end.get("lost"))
+
+
+def last_log(ctx: Context, record: Record) -> str:
+    found = ctx.reports.get(record.uid)
+    return (found[1].last_log if found is not None else "") or str(record.status.get("last_log", ""))
+
+
+def forgotten(ctx: Context, record: Record) -> bool:
+    """Whether nothing of it is left on its node (or the node itself is gone), so that its record may go."""
+    node = str(record.spec["node"])
+    if record.status.get("phase") != "exited" or record.uid in ctx.reports:
+        return False
+    return ctx.connected(node) or not any(item.name == node for item in ctx.mirror.list("node"))
+
+
+def deletions(ctx: Context, records: list[Record]) -> list[Op]:
+    return [Delete(record) for record in records if forgotten(ctx, record)]
+
+
+# -- observing
+
+
+def _observe(ctx: Context, record: Record) -> dict[str, Any]:
+    status, node = dict(record.status), str(record.spec["node"])
+    known = any(item.name == node for item in ctx.mirror.list("node")) if node not in ctx.views else True
+    if not known:
+        return _gone(ctx, status, f"node {node} was removed from the cell")
+    if not ctx.connected(node):
+        view = ctx.views.get(node)
+        reached = view is not None and view.connected
+        if ctx.settled(node) and not reached and not status.get("ending") and status.get("phase") != "unknown":
+            status.update(was=status["phase"], phase="unknown", unknown_ms=ctx.now_ms, reason=f"{node} is unreachable")
+        return status
+    found = ctx.reports.get(record.uid)
+    if found is not None:
+        return _merge(ctx, status, found[1])
+    if status.get("seen"):
+        return _gone(ctx, status, f"node {node} knows nothing of it any more")
+    if status.get("ending"):
+        return _gone(ctx, status, "it was stopped before it started")
+    if status.get("phase") == "unknown":
+        status.update(phase="placed", reason="")
+        status.pop("was", None)
+    return status
+
+
+def _merge(ctx: Context, status: dict[str, Any], report: ReplicaReport) -> dict[str, Any]:
+    phase = report.phase
+    before = status.get("phase")
+    fields = report.model_dump(mode="json", exclude=set(CHURNING))
+    fields["pid"] = report.pid
+    status["seen"] = True
+    status.pop("was", None)
+    if report.exit is not None:
+        exit_ = report.exit
+        fields["exit"]["lost"] = exit_.code is None and exit_.signal is None and not exit_.out_of_memory
+        fields["exit"]["lost"] = fields["exit"]["lost"] and exit_.reason.startswith("lost")
+    if status.get("ending") and phase != "exited":
+        fields["phase"], fields["reason"] = before, status["ending"]
+    fields["ready_ms"] = status.get("ready_ms") or report.ready_ms or (ctx.now_ms if phase == "ready" else 0)
+    if phase == "starting" and not status.get("starting_ms"):
+        status["starting_ms"] = ctx.now_ms
+    if phase == "unready" and before != "unready":
+        status["unready_ms"] = ctx.now_ms
+    if phase == "exited" and before != "exited":
+        status["last_log"] = report.last_log
+        fields["reason"] = report.reason or (report.exit.describe() if report.exit else "ended")
+    status.update(fields)
+    return status
+
+
+def _gone(ctx: Context, status: dict[str, Any], why: str) -> dict[str, Any]:
+    end = Exit(reason=f"lost: {why}", started_ms=int(status.get("started_ms", 0)), ended_ms=ctx.now_ms)
+    status.update(phase="exited", reason=end.reason, exit={**end.model_dump(mode="json"), "lost": True})
+    return status
+
+
+def _advance(ctx: Context, record: Record, status: dict[str, Any]) -> dict[str, Any]:
+    if status.get("phase") != "draining":
+        return status
+    publisher = ctx.services.publisher
+    waited_ms = ctx.now_ms - int(status.get("drain_ms", 0))
+    limit_ms = float(record.spec.get("drain_s", 0)) * 1000
+    if publisher.is_out(record.uid):
+        if publisher.in_flight(record.uid) == 0 or waited_ms >= limit_ms:
+            status["phase"] = "stopping"
+    elif waited_ms >= limit_ms + ctx.options.drain_margin_s * 1000:
+        status.update(phase="stopping", reason=f"{status['ending']}; the gateway confirmed nothing in time")
+    return status
+
+
+def _note_crashes(ctx: Context, ops: list[Op]) -> None:
+    for op in ops:
+        if not isinstance(op, Update) or op.status is None or op.status.get("phase") != "exited":
+            continue
+        end = op.status.get("exit") or {}
+        if op.status.get("ending") or end.get("lost"):
+            continue
+        ready_ms = int(op.status.get("ready_ms") or 0)
+        key = crash_key(op.record)
+        ctx.memory.crash.fail(key, ctx.tick_ms, fresh=ready_ms > 0 and ctx.now_ms - ready_ms >= 10_000)
+
+
+def crash_key(record: Record) -> str:
+    """Failures are counted by release, and by worker of a job."""
+    return f"{record.owner_uid}/{record.spec.get('release', 0)}/{record.spec.get('worker', 0)}"
+
+
+# -- orders
+
+
+def _order_one(ctx: Context, record: Record, node: str) -> int:
+    status, fleet, epoch = record.status, ctx.services.fleet, ctx.lease.epoch
+    found = ctx.reports.get(record.uid)
+    if status.get("phase") == "exited":
+        if found is None:
+            return 0
+        verb = "forget" if found[1].phase == "exited" else "stop"
+    elif status.get("phase") == "stopping":
+        verb = "stop" if found is not None and found[1].phase != "exited" else ""
+    else:
+        verb = "" if found is not None or status.get("ending") or status.get("seen") else "apply"
+    if not verb or not _due(ctx, verb, record.uid):
+        return 0
+    if verb == "apply":
+        fleet.apply(node, _resolved(ctx, record), epoch)
+    elif verb == "stop":
+        fleet.stop(node, record.uid, None, epoch)
+    else:
+        fleet.forget(node, record.uid, epoch, spec_of(ctx, record))
+    return 1
+
+
+def _due(ctx: Context, verb: str, uid: str) -> bool:
+    sent_ms = ctx.memory.sent.get((verb, uid))
+    if sent_ms is not None and ctx.tick_ms - sent_ms < ctx.options.resend_s * 1000:
+        return False
+    ctx.memory.sent[(verb, uid)] = ctx.tick_ms
+    return True
+
+
+def _resolved(ctx: Context, record: Record) -> ReplicaSpec:
+    """The order as the node gets it: with secrets and fetch headers, which are never recorded."""
+    spec = spec_of(ctx, record)
+    env = dict(spec.env)
+    for name, secret in record.spec.get("secrets", {}).items():
+        env[name] = ctx.services.secret(record.workspace, secret)
+    blobs = []
+    for blob in spec.blobs:
+        url, headers = ctx.services.blob_url(blob.ref.digest)
+        blobs.append(FetchBlob(ref=blob.ref, url=url, headers=headers))
+    return spec.model_copy(update={"env": env, "blobs": tuple(blobs)})
+
+
+def _refuse(ctx: Context, record: Record, error: LeptonError) -> None:
+    """It cannot even be ordered (a secret or a blob does not exist): that is how it ended."""
+    end = Exit(reason=error.message, ended_ms=ctx.now_ms)
+    status = {**record.status, "phase": "exited", "reason": error.message, "last_log": error.message}
+    status["exit"] = {**end.model_dump(mode="json"), "lost": False}
+    ops: list[Op] = [Update(record, status=status)]
+    _note_crashes(ctx, ops)
+    ctx.write_each(ops)
