@@ -36,7 +36,7 @@ class Batcher:
         rows_max: rows of a batch.
         waiting_max: calls that may wait; more are refused with Busy.
         lone: says that only one client is connected, whose call then runs at once.
-        observe: told the rows of every run.
+        observe: told the rows of every run, on the event loop's thread.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Batcher:
         self._waiting = 0
         self._scheduled = False
         self._working = False
+        self._runs: list[int] = []  # rows of the runs not yet observed; appended to by whoever computes
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -78,8 +79,8 @@ class Batcher:
             Invalid, Failed: what the model says about this very call.
         """
         if not self._waiting and not self._working and self._lone() and self._inline(call.elements):
-            self._observe(call.rows)
             result = self._compute([call])[0]
+            self._report()
             if isinstance(result, Exception):
                 raise result
             return result
@@ -110,9 +111,9 @@ class Batcher:
         if not batch:
             return
         calls = [call for call, _ in batch]
-        self._observe(sum([call.rows for call in calls]))
         if self._inline(sum([call.elements for call in calls])):
             _settle(batch, self._compute(calls))
+            self._report()
             # One batch a turn of the loop: new requests are read in between.
             if self._waiting:
                 self._schedule()
@@ -124,6 +125,7 @@ class Batcher:
 
     def _worked(self, batch: list[_Waiting], done: asyncio.Future[list[list[Array] | Exception]]) -> None:
         self._working = False
+        self._report()
         error = None if not done.cancelled() else Failed("the server stopped before the model answered")
         error = error or done.exception()  # type: ignore[assignment]  # an executor that was shut down
         _settle(batch, done.result() if error is None else [error] * len(batch))
@@ -155,8 +157,8 @@ class Batcher:
             return [self._attempt(calls[0])]
         try:
             joint = [np.concatenate(column) for column in zip(*[call.arrays for call in calls], strict=True)]
-            results = self._run(joint, calls[0].outputs)
             rows = len(joint[0])
+            results = self._counted(joint, calls[0].outputs, rows)
             if all(result.shape[:1] == (rows,) for result in results):
                 return _split(calls, results)
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to one of the calls
@@ -167,7 +169,7 @@ class Batcher:
         try:
             if self._batches and call.rows > self._rows_max:
                 return self._in_parts(call)
-            return self._run(call.arrays, call.outputs)
+            return self._counted(call.arrays, call.outputs, call.rows)
         except LeptonError as error:
             return error
         except Exception as error:
@@ -176,11 +178,20 @@ class Batcher:
 
     def _in_parts(self, call: Call) -> list[Array]:
         """A large call, ``rows_max`` rows at a time: the memory of a run does not grow with what one caller sends."""
-        parts = [
-            self._run([array[start : start + self._rows_max] for array in call.arrays], call.outputs)
-            for start in range(0, call.rows, self._rows_max)
-        ]
+        parts: list[list[Array]] = []
+        for start in range(0, call.rows, self._rows_max):
+            part = [array[start : start + self._rows_max] for array in call.arrays]
+            parts.append(self._counted(part, call.outputs, len(part[0])))
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+    def _counted(self, arrays: Sequence[Array], outputs: Sequence[int], rows: int) -> list[Array]:
+        self._runs.append(rows)
+        return self._run(arrays, outputs)
+
+    def _report(self) -> None:
+        for rows in self._runs:
+            self._observe(rows)
+        self._runs.clear()
 
 
 def _split(calls: list[Call], results: list[Array]) -> list[list[Array] | Exception]:

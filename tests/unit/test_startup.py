@@ -46,7 +46,7 @@ def test_a_node_holds_no_database() -> None:
 
 
 def test_a_model_server_loads_only_what_it_serves_with() -> None:
-    loaded = imported_by("import lepton_ai.serve.server")
+    loaded = imported_by("import lepton_ai.serve.__main__, lepton_ai.serve.app, lepton_ai.serve.runtime, uvicorn")
     assert not loaded & (
         (ENGINES - {"onnxruntime"}) | {"sqlalchemy", "alembic", "pydantic", "httpx", "lepton_ai.store"}
     )

@@ -100,6 +100,26 @@ def test_a_batch_has_at_most_the_given_rows_and_a_larger_call_runs_in_parts() ->
     go(main())
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_every_run_is_observed_whoever_computes(by_hand: bool) -> None:
+    """Joint runs, parts of a large call, and the runs one by one after a joint run failed."""
+
+    async def main() -> None:
+        model, observed = Model(), list[int]()
+        hand = Hand() if by_hand else None
+        batch = batcher(model, hand=hand, rows_max=4, observe=observed.append)
+        calls = [call(1), call(13), call(2), call(*range(20, 29)), call(3)]
+        tasks = [asyncio.ensure_future(batch.infer(one)) for one in calls]
+        await turns()
+        while hand and hand.work:
+            hand.finish()
+            await turns()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert observed == model.runs == [3, 1, 1, 1, 4, 4, 1, 1]
+
+    go(main())
+
+
 def test_rows_of_different_shapes_do_not_meet() -> None:
     async def main() -> None:
         model = Model()

@@ -61,7 +61,7 @@ def test_a_model_that_refuses_zeros_is_served_without_batching(graphs: Any, capl
 
 
 def test_types_without_a_json_form_are_refused(graphs: Any) -> None:
-    onnx = graphs.model([("Cast", "x", "y")][:0] + [("Identity", "x", "y")], "x:BFLOAT16:n", "y:BFLOAT16:n")
+    onnx = graphs.model([("Identity", "x", "y")], "x:BFLOAT16:n", "y:BFLOAT16:n")
     with pytest.raises(Unsupported, match="bfloat16"):
         Runtime(Container(onnx))
 
