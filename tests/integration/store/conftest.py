@@ -86,3 +86,14 @@ def url(server: str) -> Iterator[str]:
     yield f"{server}/{name}"
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def first(url: str) -> str:
+    """A store that the first commit which had one wrote (tests/data/README.md)."""
+    import psycopg
+
+    dump = Path(__file__).parents[2] / "data" / "store-0001.postgresql.sql"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(dump.read_text("utf-8"))  # type: ignore[call-overload]
+    return url

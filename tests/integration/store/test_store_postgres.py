@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ _spec.loader.exec_module(_suite)
 cell, clock = _suite.cell, _suite.clock
 TestRecords, TestBatch, TestChanges = _suite.TestRecords, _suite.TestBatch, _suite.TestChanges
 TestRaces, TestLeases, TestSchema = _suite.TestRaces, _suite.TestLeases, _suite.TestSchema
+TestFirst = _suite.TestFirst
+
+
+def test_nothing_of_the_suite_is_left_out() -> None:
+    classes = {name for name, value in vars(_suite).items() if name.startswith("Test") and inspect.isclass(value)}
+    assert classes == {name for name in globals() if name.startswith("Test")}
 
 
 def test_it_survives_the_loss_of_its_connections(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,3 +11,10 @@ import pytest
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/store.db"
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> str:
+    """A store that the first commit which had one wrote (tests/data/README.md)."""
+    shutil.copy(Path(__file__).parents[2] / "data" / "store-0001.db", tmp_path / "first.db")
+    return f"sqlite:///{tmp_path}/first.db"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +12,6 @@ import pytest
 
 from lepton_ai.errors import Busy, Corrupt, Invalid, LeptonError, Unavailable
 from lepton_ai.store import Store, faults, tables
-
-DATA = Path(__file__).parents[2] / "data"
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
@@ -87,20 +84,6 @@ def test_what_the_codes_of_sqlite_mean(tmp_path: Path, code: int, kind: type[Lep
         found = faults.fault(store._engine, error)
     assert type(found) is kind
     assert found.hint
-
-
-def test_the_database_of_the_first_schema_still_opens(tmp_path: Path) -> None:
-    shutil.copy(DATA / "store-0001.db", tmp_path / "store.db")
-    with Store.open(f"sqlite:///{tmp_path}/store.db") as store:
-        movies = store.get("default", "deployment", "movies")
-        assert (movies.generation, movies.spec, movies.status) == (2, {"release": 2}, {"ready": 1})
-        assert [change.name for change in store.changes(0)] == ["movies", "movies", "movies", "train"]
-        held = store.acquire("control", "old", 5)
-        assert held is not None
-        assert held.epoch == 1
-        assert store.update(movies, status={"ready": 2}, lease=held).revision == 5
-        with store.reading() as connection:
-            assert connection.exec_driver_sql(f"SELECT version_num FROM {tables.VERSION_TABLE}").scalar() == tables.HEAD
 
 
 def test_the_newest_migration_is_head() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from lepton_ai.errors import Conflict, Invalid, LeptonError, NotFound, StaleEpoch, TooLarge, Unavailable
 from lepton_ai.store import Create, Delete, Store, Update, store
-from lepton_ai.store.tables import HEAD, metadata
+from lepton_ai.store.tables import HEAD, VERSION_TABLE, metadata
 
 
 class Clock:
@@ -316,8 +316,6 @@ class TestSchema:
         from alembic.autogenerate import compare_metadata
         from alembic.migration import MigrationContext
 
-        from lepton_ai.store.tables import VERSION_TABLE
-
         with cell.reading() as connection:
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
             assert context.get_current_revision() == HEAD
@@ -338,3 +336,54 @@ class TestSchema:
             for opened in [item.result(120) for item in [pool.submit(Store.open, url) for _ in range(4)]]:
                 assert opened.revision() == 0
                 opened.close()
+
+
+class TestFirst:
+    """A store that the first commit which had one wrote: what was in it is there, and it goes on from there."""
+
+    def test_it_opens_with_every_record(self, first: str) -> None:
+        with Store.open(first, now_ms=Clock()) as cell:
+            movies = cell.get("default", "deployment", "movies")
+            assert (movies.generation, movies.revision, movies.status) == (2, 3, {"ready": 1})
+            assert (movies.created_ms, movies.updated_ms) == (1_700_000_000_000, 1_700_000_001_000)
+            assert movies.spec == {
+                "release": 2,
+                "text": '电影 é 🎬 \\ "quoted" it\'s\n',
+                "nested": [1, 2.5, None, True, {"a": {}}],
+                "large": 2**53 - 1,
+            }
+            assert [record.name for record in cell.list("replica", owner_uid=movies.uid)] == ["movies-1"]
+            train = cell.get("default", "job", "train")
+            assert (train.deleting, train.status, train.generation) == (True, {"state": "running"}, 1)
+            assert [record.workspace for record in cell.list("deployment")] == ["default", "other"]
+            assert cell.find("default", "job", "gone") is None
+            assert [(item.revision, item.name, item.deleted) for item in cell.changes(4)] == [
+                (5, "gone", False),
+                (6, "gone", True),
+                (7, "train", False),
+                (8, "train", False),
+                (9, "movies", False),
+            ]
+
+    def test_it_goes_on_from_there(self, first: str) -> None:
+        clock = Clock()
+        with Store.open(first, now_ms=clock) as cell:
+            movies = cell.get("default", "deployment", "movies")
+            assert cell.acquire("control", "new", 5) is None, "its lease is held, for all we know"
+            clock.ms += 5_000
+            held = cell.acquire("control", "new", 5)
+            assert held is not None
+            assert held.epoch == 2
+            written = cell.update(movies, spec={**movies.spec, "release": 3}, lease=held)
+            assert (written.generation, written.revision) == (3, 10)
+            with pytest.raises(Conflict):
+                cell.update(movies, status={})
+            with pytest.raises(Conflict):
+                cell.create("default", "deployment", "movies", {})
+            cell.delete(cell.get("default", "job", "train"))
+            assert cell.create("default", "job", "train", {}).revision == 12
+        with Store.open(first) as again:
+            assert again.get("default", "deployment", "movies") == written
+            with again.reading() as connection:
+                version = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
+            assert version == HEAD
