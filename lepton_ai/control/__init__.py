@@ -3,8 +3,8 @@
 ports.py  clock.py      what it stands on (nodes, gateway, time), as small Protocols
 mirror.py context.py    load: records in memory, and what one pass sees
 replicas.py             one running copy: observe, drain, order
-rollout.py deployments.py  how many copies of which release     jobs.py  work that ends
+demand.py rollout.py deployments.py  how many copies of which release     jobs.py  work that ends
 routes.py publish.py    what the gateway must do, and the thread that tells it
-leader.py loop.py       who leads, and the loop itself
+leader.py loop.py       who leads, and the loop itself     machines.py  the records of nodes
 nodes.py                the adapter that speaks to agents over HTTP
 """

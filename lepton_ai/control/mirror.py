@@ -5,6 +5,7 @@ Owns reading and writing of records for the loops. Every write goes to the store
 
 from __future__ import annotations
 
+import builtins
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -60,11 +61,11 @@ class Mirror:
             if len(changes) < 1000:
                 return
 
-    def list(self, kind: str) -> list[Record]:
+    def list(self, kind: str) -> builtins.list[Record]:
         """Every record of a kind, oldest first."""
         return sorted(self._kinds[kind].values(), key=lambda record: (record.created_ms, record.uid))
 
-    def owned(self, kind: str, owner_uid: str) -> list[Record]:
+    def owned(self, kind: str, owner_uid: str) -> builtins.list[Record]:
         """The records of a kind with that owner, oldest first."""
         found = self._owned.get((kind, owner_uid), {})
         return sorted(found.values(), key=lambda record: (record.created_ms, record.uid))
@@ -81,7 +82,7 @@ class Mirror:
         self._parsed[record.uid] = (record.generation, parsed)
         return parsed
 
-    def write(self, ops: Sequence[Op], lease: Lease) -> list[Record | None]:
+    def write(self, ops: Sequence[Op], lease: Lease) -> builtins.list[Record | None]:
         """All of `ops` in one transaction. Raises Conflict (then nothing was written) and StaleEpoch."""
         results = self._store.batch(list(ops), lease=lease)
         for op, result in zip(ops, results, strict=True):

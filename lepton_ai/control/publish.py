@@ -112,8 +112,6 @@ class Publisher:
                 if not due:
                     pause_s = RETRY_S if self.error else (0.1 if self._hurry else self._stats_s)
                     self._lock.wait(pause_s)
-                    if self._closed:
-                        return
                 self.error = ""
             self._publish()
             self._measure()

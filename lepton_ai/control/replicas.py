@@ -68,7 +68,7 @@ def creation(ctx: Context, owner: Record, template: Template, node: str, values:
         uid=uid,
         workspace=owner.workspace,
         name=name,
-        owner_kind=kind,  # type: ignore[arg-type]
+        owner_kind=kind,
         owner=owner.name,
         release=release,
         worker=worker,
@@ -209,8 +209,8 @@ def _merge(ctx: Context, status: dict[str, Any], report: ReplicaReport) -> dict[
     status.pop("was", None)
     if report.exit is not None:
         exit_ = report.exit
-        fields["exit"]["lost"] = exit_.code is None and exit_.signal is None and not exit_.out_of_memory
-        fields["exit"]["lost"] = fields["exit"]["lost"] and exit_.reason.startswith("lost")
+        # By a node's own word (its shim was killed, the cell was stopped), whatever signal ended the process then.
+        fields["exit"]["lost"] = exit_.code != 0 and not exit_.out_of_memory and exit_.reason.startswith("lost")
     if status.get("ending") and phase != "exited":
         fields["phase"], fields["reason"] = before, status["ending"]
     fields["ready_ms"] = status.get("ready_ms") or report.ready_ms or (ctx.now_ms if phase == "ready" else 0)

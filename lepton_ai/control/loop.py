@@ -1,0 +1,114 @@
+"""The loop: while this process leads, load -> decide -> apply, at every change and at least every `tick_s`.
+
+Owns the order of a pass and the thread. What each kind does is in its own file; all of it is idempotent, so a pass
+that is cut off anywhere is made good by the next one, of this leader or another.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from lepton_ai.control import deployments, jobs, machines, replicas, routes
+from lepton_ai.control.backoff import Backoff
+from lepton_ai.control.context import Context, Memory, Services
+from lepton_ai.control.leader import Leader
+from lepton_ai.errors import LeptonError, StaleEpoch
+from lepton_ai.store import Store
+
+CRASH_FIRST_MS, CRASH_MOST_MS, CRASH_CALM_MS = 500, 60_000, 60_000
+TROUBLE_FIRST_MS, TROUBLE_MOST_MS = 1_000, 60_000
+COALESCE_S = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Drives a cell. `step` is one pass; `run` is the thread's work until `close`."""
+
+    def __init__(self, services: Services, leader: Leader, store: Store) -> None:
+        self.services, self.leader, self._store = services, leader, store
+        self._memory = self._blank()
+        self._epoch = 0
+        self._wake = threading.Event()
+        self._closed = threading.Event()
+        self._watching = 0
+        services.fleet.subscribe(self._wake.set)
+        services.publisher.subscribe(self._wake.set)
+
+    @property
+    def leading(self) -> bool:
+        return self.leader.lease is not None
+
+    def step(self) -> bool:
+        """One pass; False when another process leads. Raises what the store raises."""
+        lease = self.leader.ensure()
+        if lease is None:
+            if self._epoch:
+                self._epoch = 0
+                self.services.fleet.connect((), 0)
+            return False
+        if lease.epoch != self._epoch:
+            self._epoch, self._memory = lease.epoch, self._blank()
+        try:
+            ctx = Context(self.services, self._memory, lease, self.leader.since_ms)
+            machines.connect(ctx)
+            ctx.load()
+            machines.reconcile(ctx)
+            replicas.reconcile(ctx)
+            deployments.reconcile(ctx)
+            jobs.reconcile(ctx)
+            routes.offer(ctx)
+            replicas.order(ctx)
+        except StaleEpoch:
+            self.leader.lose()
+            return False
+        return True
+
+    def run(self) -> None:
+        """Passes until `close`; an error of one pass is logged, and the next one tries again."""
+        watcher = threading.Thread(target=self._watch, name="control-watch", daemon=True)
+        watcher.start()
+        tick_s = self.services.options.tick_s
+        while not self._closed.is_set():
+            self._wake.wait(tick_s)
+            if self._closed.wait(COALESCE_S):  # changes come in bursts
+                break
+            self._wake.clear()
+            try:
+                self.step()
+            except LeptonError as error:
+                _log.warning("a pass failed: %s", error.message)
+                self._closed.wait(tick_s)
+            except Exception:  # noqa: BLE001 - whatever one pass met, the next one tries again
+                _log.exception("a pass failed")
+                self._closed.wait(tick_s)
+        try:
+            self.leader.release()
+        except LeptonError as error:
+            _log.info("the lease was not given back: %s", error.message)
+
+    def close(self) -> None:
+        """End `run` after the pass that is under way."""
+        self._closed.set()
+        self._wake.set()
+
+    def _watch(self) -> None:
+        """Wakes the loop when anybody has written something."""
+        since = -1
+        while not self._closed.is_set():
+            try:
+                revision = self._store.wait(since, 5.0)
+            except LeptonError:
+                self._closed.wait(1.0)
+                continue
+            if revision > since:
+                since = revision
+                self._wake.set()
+
+    def _blank(self) -> Memory:
+        rng = self.services.rng
+        return Memory(
+            crash=Backoff(CRASH_FIRST_MS, CRASH_MOST_MS, CRASH_CALM_MS, rng),
+            trouble=Backoff(TROUBLE_FIRST_MS, TROUBLE_MOST_MS, TROUBLE_MOST_MS, rng),
+        )

@@ -1,0 +1,72 @@
+"""The records of nodes: who they are, what they say of themselves, and whether they are there.
+
+Owns kind "node". A node that is drained or removed keeps its work until it stands elsewhere (see `rollout`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lepton_ai.control.context import Context
+from lepton_ai.control.mirror import Delete, Op, Record, changed
+from lepton_ai.control.ports import NodeAddress
+
+CHANGING = ("cpu_used_milli", "memory_used_mib", "disk_free_mib", "seen_ms")
+
+
+def connect(ctx: Context) -> None:
+    """Tell the fleet which nodes there are and who leads."""
+    ctx.mirror.refresh()
+    addresses = [
+        NodeAddress(
+            record.name,
+            str(record.spec.get("address", "127.0.0.1")),
+            int(record.spec.get("port", 0)),
+            str(record.spec.get("token_file", "")),
+        )
+        for record in ctx.mirror.list("node")
+    ]
+    ctx.services.fleet.connect(addresses, ctx.lease.epoch)
+
+
+def reconcile(ctx: Context) -> None:
+    """Write down what nodes say: at once when it matters, else every `node_status_s`."""
+    ctx.each(ctx.mirror.list("node"), lambda record: _one(ctx, record))
+
+
+def _one(ctx: Context, record: Record) -> None:
+    name = record.name
+    view = ctx.views.get(name)
+    status: dict[str, Any] = dict(record.status)
+    status["reason"] = ctx.blocked(record)
+    if not ctx.connected(name):
+        status["state"] = "unreachable" if ctx.settled(name) else status.get("state", "unreachable")
+    else:
+        assert view is not None
+        assert view.report is not None
+        report = view.report
+        drained = record.deleting or record.spec.get("unschedulable")
+        status["state"] = "draining" if drained else "ready"
+        status.update(
+            capacity=report.capacity.model_dump(mode="json"),
+            boot_id=report.boot_id,
+            agent_uid=report.agent_uid,
+            address=report.address,
+        )
+        written_ms = ctx.memory.node_written.get(name, -1_000_000)
+        if ctx.tick_ms - written_ms >= ctx.options.node_status_s * 1000:
+            ctx.memory.node_written[name] = ctx.tick_ms
+            status.update(
+                cpu_used_milli=report.cpu_used_milli,
+                memory_used_mib=report.memory_used_mib,
+                disk_free_mib=report.disk_free_mib,
+                seen_ms=ctx.now_ms,
+            )
+    if status.get("state") != record.status.get("state"):
+        warning = status["state"] == "unreachable"
+        text = f"{record.status.get('state') or 'new'} -> {status['state']}"
+        ctx.event(record, "State", text + (f": {status['reason']}" if status["reason"] else ""), warning=warning)
+    ops: list[Op] = list(changed(record, status))
+    if record.deleting and not any(item.spec["node"] == name for item in ctx.mirror.list("replica")):
+        ops = [Delete(record)]
+    ctx.write_each(ops)

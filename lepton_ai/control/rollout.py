@@ -1,0 +1,233 @@
+"""Which release serves, and how one takes over from another: always make before break, stopped when it cannot start.
+
+Owns the exchange of replicas: what may start, and what may end because something else carries its load. A release
+that ends `failed_starts` times before it was ever ready has failed: it is taken back, and the one that served serves
+on. (As in Nomad's deployments: auto-revert to the last stable version, with a bound on failed allocations.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from lepton_ai.control import replicas
+from lepton_ai.control.context import Context
+from lepton_ai.control.mirror import Record, Update
+from lepton_ai.scheduler.scale import Scale
+from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Template
+
+SURGE_SHARE = 0.25
+UNHEALTHY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`release` is the one whose replicas should run now; `serving` the last that was fully up (0: none yet)."""
+
+    release: int
+    serving: int
+    state: str
+    reason: str
+    document: dict[str, Any]
+
+    @property
+    def failed(self) -> bool:
+        return self.state == "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What `ends` needs to know besides the replicas."""
+
+    scale: Scale
+    spec: DeploymentSpec
+    progress: Progress
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The replicas of a deployment, sorted by what should become of them.
+
+    `staying` count; `leaving` are of the right release on a wrong node; `old` of another release; `lost` on nodes that
+    fell silent. `running`: everything that may still run. `nodes`: how many of `staying` stand where.
+    """
+
+    staying: list[Record] = field(default_factory=list)
+    leaving: list[Record] = field(default_factory=list)
+    old: list[Record] = field(default_factory=list)
+    lost: list[Record] = field(default_factory=list)
+    ended: list[Record] = field(default_factory=list)
+    running: list[Record] = field(default_factory=list)
+    nodes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ctx: Context, copies: list[Record], release: int, wanted: Scale) -> Fleet:
+        """Sort `copies`, oldest first."""
+        fleet = cls()
+        for copy in copies:
+            if copy.status.get("phase") == "exited":
+                fleet.ended.append(copy)
+                continue
+            if not replicas.missing(ctx, copy):
+                fleet.running.append(copy)
+            if copy.status.get("ending"):
+                continue
+            if replicas.missing(ctx, copy):
+                fleet.lost.append(copy)
+            elif int(copy.spec.get("release", 0)) != release:
+                fleet.old.append(copy)
+            elif _must_leave(ctx, copy):
+                fleet.leaving.append(copy)
+            else:
+                fleet.staying.append(copy)
+        fleet._spread(wanted.per_node)
+        fleet.nodes = dict(Counter(str(copy.spec["node"]) for copy in fleet.staying))
+        return fleet
+
+    def _spread(self, per_node: int | None) -> None:
+        """Those that stand too many on one node (others were down when they were placed) move."""
+        if per_node is None:
+            return
+        seen: Counter[str] = Counter()
+        for copy in list(self.staying):
+            node = str(copy.spec["node"])
+            seen[node] += 1
+            if seen[node] > per_node:
+                self.staying.remove(copy)
+                self.leaving.append(copy)
+
+
+def progress(ctx: Context, record: Record, spec: DeploymentSpec, copies: list[Record]) -> Progress:
+    """How far the release that is wanted has come."""
+    document = dict(record.status.get("rollout") or {})
+    serving = int(record.status.get("serving", 0))
+    if document.get("release") != spec.release:
+        document = {"release": spec.release, "state": "progressing", "reason": "", "since_ms": ctx.now_ms}
+    if document["state"] == "progressing":
+        failures = [
+            copy for copy in copies if int(copy.spec.get("release", 0)) == spec.release and replicas.failed_start(copy)
+        ]
+        if len(failures) >= ctx.options.failed_starts:
+            last = failures[-1]
+            log = replicas.last_log(ctx, last)
+            why = str(last.status.get("reason") or "it ended")
+            document.update(
+                state="failed",
+                reason=f"{len(failures)} replicas ended before they were ready; the last: {why}",
+                replica=last.name,
+                log=[log] if log else [],
+            )
+        elif _is_up(ctx, spec, copies):
+            document.update(state="done", reason="")
+            serving = spec.release
+    release = spec.release
+    if document["state"] == "failed" and serving:
+        release = serving
+    return Progress(release, serving, document["state"], str(document["reason"]), document)
+
+
+def template(ctx: Context, record: Record, spec: DeploymentSpec, release: int) -> Template | None:
+    """What replicas of `release` are made from; None when its record is gone."""
+    if release == spec.release:
+        return spec.template
+    for item in ctx.mirror.owned("release", record.uid):
+        if int(item.spec["number"]) == release:
+            return ctx.mirror.parse(item, ReleaseSpec).template
+    return None
+
+
+def room_for(wanted: int, fleet: Fleet, ending: int) -> int:
+    """How many replicas may start now: up to `wanted`, with at most a quarter (one at least) above it."""
+    missing = wanted - len(fleet.staying)
+    if not fleet.old and not fleet.leaving:
+        return missing
+    surge = max(1, math.ceil(wanted * SURGE_SHARE))
+    alive = len(fleet.staying) + len(fleet.leaving) + len(fleet.old) - ending
+    return min(missing, wanted + surge - alive)
+
+
+def ends(ctx: Context, fleet: Fleet, wanted: Wanted) -> dict[str, Update]:
+    """The replicas that end in this pass, by uid: those nobody needs, then those that others have replaced."""
+    found: dict[str, Update] = {}
+
+    def end(copy: Record, why: str) -> None:
+        found[copy.uid] = replicas.ending(ctx, copy, why)
+
+    count = wanted.scale.replicas
+    if count == 0 or (wanted.progress.failed and not wanted.progress.serving):
+        why = wanted.scale.reason if count == 0 else "its release failed"
+        for copy in [*fleet.staying, *fleet.leaving, *fleet.old, *fleet.lost]:
+            end(copy, why)
+        return found
+    for copy in fleet.staying:
+        if (why := _unhealthy(ctx, copy)) and len(found) == 0:
+            end(copy, why)
+    if wanted.spec.template.exclusive:
+        for copy in [*fleet.old, *fleet.leaving]:
+            end(copy, _why(copy, wanted))
+        return found
+    good = [copy for copy in fleet.staying if replicas.relied_on(ctx, copy) and copy.uid not in found]
+    others = [*fleet.old, *fleet.leaving]
+    useful = [copy for copy in others if replicas.takes_requests(copy)]
+    for copy in others:
+        if copy not in useful and (good or copy in fleet.old):
+            end(copy, _why(copy, wanted))
+    spare = len(good) + len(useful) - count
+    for copy in useful[: max(0, spare)]:
+        end(copy, _why(copy, wanted))
+    if not others:
+        _shrink(ctx, fleet, count, good, found)
+    return found
+
+
+def _shrink(ctx: Context, fleet: Fleet, count: int, good: list[Record], found: dict[str, Update]) -> None:
+    """More than wanted: those that are not ready go first, then the newest on the fullest nodes."""
+    surplus = len(fleet.staying) - len(found) - count
+    if surplus <= 0:
+        return
+    weak = [copy for copy in reversed(fleet.staying) if copy not in good and copy.uid not in found]
+    for copy in weak[:surplus]:
+        found[copy.uid] = replicas.ending(ctx, copy, "fewer replicas are wanted")
+    surplus -= min(surplus, len(weak))
+    crowd = Counter(str(copy.spec["node"]) for copy in good)
+    for _ in range(min(surplus, max(0, len(good) - count))):
+        copy = max(
+            (copy for copy in good if copy.uid not in found),
+            key=lambda item: (crowd[str(item.spec["node"])], item.created_ms, item.uid),
+        )
+        crowd[str(copy.spec["node"])] -= 1
+        found[copy.uid] = replicas.ending(ctx, copy, "fewer replicas are wanted")
+
+
+def _why(copy: Record, wanted: Wanted) -> str:
+    if int(copy.spec.get("release", 0)) != wanted.progress.release:
+        return f"release {wanted.progress.release} replaces it"
+    return "it moves to another node"
+
+
+def _is_up(ctx: Context, spec: DeploymentSpec, copies: list[Record]) -> bool:
+    """Whether nothing of other releases counts any more and this one carries the load."""
+    if spec.replicas.min == 0:
+        return True
+    alive = [copy for copy in copies if replicas.alive(ctx, copy)]
+    own = [copy for copy in alive if int(copy.spec.get("release", 0)) == spec.release]
+    ready = sum(replicas.takes_requests(copy) for copy in own)
+    return len(own) == len(alive) and ready > 0 and ready >= min(len(own), spec.replicas.min)
+
+
+def _must_leave(ctx: Context, copy: Record) -> bool:
+    node = str(copy.spec["node"])
+    return any(
+        item.name == node and (item.deleting or item.spec.get("unschedulable")) for item in ctx.mirror.list("node")
+    )
+
+
+def _unhealthy(ctx: Context, copy: Record) -> str:
+    """A replica that was ready and has not been for long is replaced: a fresh one is the better guess."""
+    if copy.status.get("phase") != "unready":
+        return ""
+    for_ms = ctx.now_ms - int(copy.status.get("unready_ms") or ctx.now_ms)
+    limit_s = max(UNHEALTHY_S, replicas.spec_of(ctx, copy).health.startup_deadline_s)
+    return f"unhealthy for {limit_s:g} s: {copy.status.get('reason', '')}" if for_ms >= limit_s * 1000 else ""

@@ -1,0 +1,75 @@
+"""What the gateway must do, from the deployments and their replicas: one value for the whole cell.
+
+Owns which replicas take requests and with what share. Telling the gateway is `publish`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+
+from lepton_ai.control import replicas
+from lepton_ai.control.context import Context
+from lepton_ai.control.mirror import Record
+from lepton_ai.errors import LeptonError
+from lepton_ai.spec.route import Backend, Endpoint, Route, Routes
+from lepton_ai.spec.workload import DeploymentSpec
+
+SHARE = 100
+
+_log = logging.getLogger(__name__)
+
+
+def routes(ctx: Context) -> Routes:
+    """The routes of every deployment that is not being removed. One that cannot be expressed is left out, and said."""
+    found = []
+    for record in ctx.mirror.list("deployment"):
+        if record.deleting:
+            continue
+        try:
+            found.append(_route(ctx, record))
+        except LeptonError as error:
+            _log.warning("no route for %s/%s: %s", record.workspace, record.name, error.message)
+    return Routes(routes=tuple(found))
+
+
+def offer(ctx: Context) -> None:
+    """Hand the routes to the publisher; with haste while something drains."""
+    draining = any(item.status.get("phase") == "draining" for item in ctx.mirror.list("replica"))
+    ctx.services.publisher.offer(routes(ctx), hurry=draining)
+
+
+def endpoint_context(workspace: str, name: str) -> str:
+    """For what an endpoint's tokens are sealed (see tenancy.secrets)."""
+    return f"{workspace}/endpoint/{name}"
+
+
+def _route(ctx: Context, record: Record) -> Route:
+    spec = ctx.mirror.parse(record, DeploymentSpec)
+    template = spec.template
+    by_release: dict[int, list[Endpoint]] = defaultdict(list)
+    for copy in ctx.mirror.owned("replica", record.uid):
+        if replicas.takes_requests(copy):
+            address, port = str(copy.status["address"]), int(copy.status["port"])
+            by_release[int(copy.spec["release"])].append(Endpoint(replica=copy.uid, address=address, port=port))
+    # By the number of replicas, so that an exchange of releases moves the load as it moves the capacity.
+    backends = [
+        Backend(release=number, weight=SHARE * len(ends), endpoints=tuple(ends))
+        for number, ends in sorted(by_release.items())
+    ]
+    tokens = None
+    if spec.tokens is not None:
+        context = endpoint_context(record.workspace, record.name)
+        tokens = tuple(ctx.services.unseal(sealed, context) for sealed in spec.tokens)
+    # Requests wait for a replica that can come; where none is wanted, or none can start, they are answered at once.
+    hopeless = spec.replicas.min == 0 or record.status.get("state") == "failed"
+    return Route(
+        workspace=record.workspace,
+        name=record.name,
+        backends=tuple(backends) or (Backend(release=spec.release),),
+        tokens=tokens,
+        idempotent=template.idempotent,
+        request_timeout_s=template.request_timeout_s,
+        health_path=template.health.path,
+        activate=not hopeless,
+    )
