@@ -26,6 +26,7 @@ BACKEND = r"""
 import asyncio, json, sys
 name = sys.argv[1]
 state = {"draining": 0}
+released = asyncio.Event()
 async def handle(reader, writer):
     try:
         while True:
@@ -45,11 +46,16 @@ async def handle(reader, writer):
                 for i in range(3):
                     part = b"data: %d\n\n" % i
                     writer.write(b"%x\r\n%s\r\n" % (len(part), part)); await writer.drain()
-                    await asyncio.sleep(0.3)
+                    if i == 0 and "x-hold" in fields:
+                        await released.wait()
                 writer.write(b"0\r\n\r\n"); await writer.drain()
                 continue
             if path.startswith("/drain"):
                 state["draining"] = 1
+            if path.startswith("/release"):
+                released.set()
+            if "x-hold" in fields:
+                await released.wait()
             await asyncio.sleep(float(fields.get("x-sleep", 0)))
             status = b"503 Service Unavailable" if state["draining"] and path.startswith("/work") else b"200 OK"
             answer = json.dumps({"name": name, "path": path, "length": len(body), "fields": fields}).encode()
@@ -79,6 +85,13 @@ class Replica:
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
         self.endpoint = Endpoint(replica=name, address="127.0.0.1", port=self.port)
+
+    def release(self) -> None:
+        """Let it answer the requests that came with the header x-hold."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", "/release")
+            assert connection.getresponse().status == 200
 
     def end(self) -> None:
         self.process.kill()
@@ -154,8 +167,11 @@ class Place:
     def start(self, number: int) -> None:
         self._run(f"envoy-{number}", self.gateway.argv(number))
 
-    def start_activator(self) -> None:
-        self._run("activator", self.gateway.activator_argv(), self.gateway.environment())
+    def start_activator(self, **limits: float) -> None:
+        argv = self.gateway.activator_argv()
+        for name, value in limits.items():
+            argv += [f"--{name.replace('_', '-')}", str(value)]
+        self._run("activator", argv, self.gateway.environment())
         self.until(lambda: (self.gateway._files.activator_socket()).exists())
 
     def _run(self, name: str, argv: list[str], env: dict[str, str] | None = None) -> None:

@@ -97,26 +97,33 @@ def test_a_held_request_needs_its_token_too(held, route):
     assert held.gateway.held() == {}
 
 
-def test_beyond_its_bounds_it_refuses_with_a_reason(place, route):
-    argv = place.gateway.activator_argv()
-    argv[argv.index("--hold-s") + 1] = "1.5"
-    place._run("activator", [*argv, "--hold-count", "4"], place.gateway.environment())
-    place.until(lambda: place.gateway._files.activator_socket().exists())
+def test_beyond_its_places_it_refuses_with_a_reason(place, route):
+    place.start_activator(hold_count=4)
     place.publish(route("movies", activate=True), route("other", activate=True))
     found = []
     callers = [
-        threading.Thread(target=lambda: found.append(place.get("/default/movies/a", timeout_s=60))) for _ in range(6)
+        threading.Thread(target=lambda path=path: found.append(place.get(path, timeout_s=60)))
+        for path in ["/default/movies/a"] * 6 + ["/default/other/a"]
     ]
-    for caller in callers:
+    for caller in callers[:6]:
         caller.start()
-    place.until(lambda: len(found) == 4)
     # Two are held (as many as places are free); the other route still gets a place of its own.
-    last = threading.Thread(target=lambda: found.append(place.get("/default/other/a", timeout_s=60)))
-    last.start()
-    place.until(lambda: place.gateway.held().get("default/other") == 1)
-    last.join(60)
+    place.until(lambda: len(found) == 4)
+    callers[6].start()
+    place.until(lambda: place.gateway.held() == {"default/movies": 2, "default/other": 1})
+    assert [(status, body["code"], bool(body["hint"])) for status, body in found] == [(503, "Unavailable", True)] * 4
+    one = place.replica("one")
+    place.publish(route("movies", [one], activate=True), route("other", [one], activate=True))
     for caller in callers:
         caller.join(60)
-    assert sorted(status for status, _ in found) == [503] * 4 + [504] * 3
-    assert {body["code"] for _, body in found} == {"Unavailable", "Timeout"}
-    assert all(body["hint"] for _, body in found)
+    assert [status for status, _ in found[4:]] == [200] * 3
+
+
+def test_after_its_time_it_gives_up_with_a_reason(place, route):
+    place.start_activator(hold_s=0.3)
+    place.publish(route("movies", activate=True))
+    status, body = place.get("/default/movies/a", timeout_s=60)
+    assert (status, body["code"]) == (504, "Timeout")
+    assert "0.3 s" in body["message"]
+    assert body["hint"]
+    assert place.gateway.held() == {}
