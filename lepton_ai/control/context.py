@@ -41,7 +41,6 @@ class Services:
     blob_url: Callable[[str], tuple[str, dict[str, str]]]
     unseal: Callable[[str, str], str]
     events: EventSink | None = None
-    url_of: Callable[[str, str], str] | None = None
 
 
 @dataclass(slots=True)

@@ -100,6 +100,22 @@ def launch(dir: Path, spec: ShimSpec) -> Identity:
     return identity
 
 
+def revive(dir: Path) -> bool:
+    """Start again what `dir` was last told to run, if its shim died without being asked to; whether it did.
+
+    Nothing is started while DIR/hold exists. Raises what `launch` raises.
+    """
+    running = Identity.read(dir / "shim.json")
+    if running is None or running.alive() or (dir / "stop.json").exists() or (dir / "hold").exists():
+        return False
+    record = shim.read_record(str(dir / "spec.json"))
+    if record is None or record.get("restart") != "always":
+        return False
+    values = {**record, "argv": tuple(record["argv"]), "cgroup": tuple(record.get("cgroup") or ())}
+    launch(dir, ShimSpec(**values))
+    return True
+
+
 def stop(dir: Path, grace_s: float | None = None, *, reason: str = "", wait: bool = True) -> State:
     """End what runs in `dir`: TERM, then KILL after `grace_s` (default: the spec's). Idempotent.
 
