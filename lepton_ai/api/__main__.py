@@ -162,7 +162,7 @@ def _run_api(cell: Cell, listener: socket.socket, state: folder.State) -> None:
             loop="uvloop",
             http="httptools",
             ws="none",
-            lifespan="off",
+            lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
