@@ -4,15 +4,17 @@ Owns the sending, the checking and the counting; it knows nothing of cells. Run 
 (``python -m lepton_ai.demo.load PLAN.json``) so that what it measures does not share an interpreter with what it
 watches; it prints ``started`` when the first request is out and writes a JSON result when the time is over or on
 TERM. Latency in the open loop counts from the moment a request was due (no coordinated omission, after G. Tene's
-wrk2). A connection that the server closed while idle is opened anew, as any HTTP client does; a request that
-breaks on the wire is `broken`, and is sent once more on a new connection only when the plan says so: what fails
-after that is `failed`. Both are always counted.
+wrk2); at most `connections` requests are on the wire at once, the others wait here, and that wait counts too. A
+connection that the server closed while idle is opened anew, as any HTTP client does; a request that breaks on the
+wire is `broken`, and is sent once more on a new connection only when the plan says so: what fails after that is
+`failed`. Both are always counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import signal
@@ -39,7 +41,7 @@ class Plan:
     check: str
     out: str
     rate_per_s: float = 0.0
-    connections: int = 32
+    connections: int = 64
     duration_s: float = 10.0
     retry: bool = False
     seed: int = 42
@@ -86,6 +88,7 @@ class Load:
         self.answered_at: list[float] = []
         self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.pending: set[asyncio.Task[None]] = set()
+        self.free = asyncio.Semaphore(plan.connections)
         self.stop = asyncio.Event()
         self.begin = 0.0
 
@@ -158,7 +161,7 @@ class Load:
     async def _attempt(self, index: int, *, fresh: bool = False) -> str:
         """ "ok", or why not: "broken: ..." on the wire, "status ...", "wrong answer ..."."""
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            async with self.free, asyncio.timeout(REQUEST_TIMEOUT_S):
                 return await self._exchange(index, fresh)
         except TimeoutError:
             return "broken: no answer in time"
@@ -213,7 +216,7 @@ class Load:
             result.latency_ms_p50, result.latency_ms_p95 = at(0.50), at(0.95)
             result.latency_ms_p99, result.latency_ms_max = at(0.99), round(ordered[-1], 3)
             times = sorted(self.answered_at)
-            gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+            gaps = [after - before for before, after in itertools.pairwise(times)]
             result.longest_gap_ms = round(max(gaps, default=0.0) * 1000, 1)
         return result
 
