@@ -121,7 +121,9 @@ def _serve(
             yield
 
         def stop(self) -> None:
-            self.force_exit = app.draining  # a second signal waits for nobody
+            if app.draining:  # a second signal waits for nobody
+                self.force_exit = self.should_exit = True
+                return
             app.drain()
             asyncio.get_running_loop().call_later(options.drain_s, setattr, self, "should_exit", True)
 
@@ -182,4 +184,8 @@ def _failed(task: asyncio.Task[None]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a model that still loads or runs on its thread would hold the process

@@ -20,6 +20,9 @@ _MODEL_BYTES_MAX = 2 * 1024**3
 
 _JSON_BYTES_MAX = 16 * 1024**2
 
+_PICKLE = (b"\x80", b"c", b"(d", b"(l", b"(i", b"(c", b"(t", b"]", b"}", b"lp", b"I0", b"I1")
+"""How pickles begin: protocols 2 to 5 with 0x80, the older ones with an opcode. An ONNX file begins with 0x08."""
+
 
 @dataclass(frozen=True, slots=True)
 class Container:
@@ -46,7 +49,7 @@ class Container:
             raise Invalid(f"cannot read the model file {path}: {error.strerror}") from None
         if head.startswith(b"PK\x03\x04"):
             return _read_zip(path)
-        if head[:1] == b"\x80" or head.startswith((b"cos\n", b"c__builtin__")):
+        if head.startswith(_PICKLE):
             raise Invalid(
                 f"{path} is a Python pickle, which can run any code when loaded; it is not served",
                 hint="load it where you trust it, and save it with model.save(PATH)",

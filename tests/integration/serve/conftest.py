@@ -1,4 +1,4 @@
-"""Gives the tests of the model server their graphs , those of the unit tests."""
+"""Gives the tests of the model server their graphs: those of the unit tests."""
 
 from __future__ import annotations
 
