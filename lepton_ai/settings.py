@@ -55,6 +55,12 @@ class Settings:
     lease_s: float = field(default=5.0, metadata={"help": "leader lease of the control loops"})
     node_grace_s: float = field(default=1.0, metadata={"help": "a silent node's work is replaced after this"})
     tick_s: float = field(default=0.5, metadata={"help": "the control loops look at least this often"})
+    price_core_hour: float = field(
+        default=0.031611, metadata={"help": "USD a core and hour (default: GCE n2 us-central1, on demand)"}
+    )
+    price_gib_hour: float = field(
+        default=0.004237, metadata={"help": "USD a GiB of memory and hour (default: GCE n2 us-central1, on demand)"}
+    )
 
     @property
     def cell_dir(self) -> Path:
@@ -145,6 +151,9 @@ def _validate(settings: Settings) -> None:
     for key in ("lease_s", "node_grace_s", "tick_s"):
         if not 0.05 <= getattr(settings, key) <= 3600:
             raise Invalid(f"{key} = {getattr(settings, key)} is out of range", hint="use 0.05 to 3600 seconds")
+    for key in ("price_core_hour", "price_gib_hour"):
+        if not 0 <= getattr(settings, key) <= 1e6:
+            raise Invalid(f"{key} = {getattr(settings, key)} is not a price", hint="use USD an hour, 0 or more")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise Invalid("tls_cert and tls_key go together", hint="set both, or neither")
     for key in ("api_host", "gateway_host"):

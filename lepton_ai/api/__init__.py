@@ -1,0 +1,15 @@
+"""The cell over HTTP: writes what is wanted, reads what is so, starts nothing. Reads well in this order:
+
+cell.py   Cell, what the composition root hands in
+app.py    app(cell): every route, errors as JSON
+call.py   one request: who asks, its checked body and query          check.py  input against the vocabulary
+form.py plan.py deploy.py  a deployment as it is asked for -> what would happen -> what is recorded
+deployments.py jobs.py nodes.py logs.py lake.py models.py blobs.py access.py workspace.py   a family of routes each
+"""
+
+from __future__ import annotations
+
+from lepton_ai.api.app import app
+from lepton_ai.api.cell import Cell
+
+__all__ = ["Cell", "app"]

@@ -1,0 +1,62 @@
+"""The application: every route of a cell, under one roof. Owns nothing but their assembly and the way of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lepton_ai.api import access, blobs, deployments, jobs, lake, logs, models, nodes, workspace
+from lepton_ai.api.call import Router, refused
+from lepton_ai.api.cell import Cell
+from lepton_ai.api.lanes import Lanes
+
+
+def app(cell: Cell) -> Starlette:
+    """The API of `cell` as an ASGI application. Its lifespan ends the query workers."""
+    router = Router(cell)
+    workspace.add(router, cell)
+    blobs.add(router, cell)
+    for family in (deployments, jobs, logs, nodes, lake, models, access):
+        family.add(router)
+    made = Starlette(
+        routes=router.routes,
+        exception_handlers={HTTPException: _refused},
+        lifespan=_lifespan,
+    )
+    made.router.redirect_slashes = False
+    made.add_middleware(_Slashes)
+    made.state.cell = cell
+    made.state.lanes = Lanes()
+    return made
+
+
+@asynccontextmanager
+async def _lifespan(made: Starlette) -> AsyncIterator[None]:
+    yield
+    await anyio.to_thread.run_sync(made.state.lanes.close)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return refused(error)
+
+
+class _Slashes:
+    """Doubled and closing slashes mean nothing: the public client sends both when its base URL ends in one."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = re.sub(r"/{2,}", "/", scope["path"])
+            scope = {**scope, "path": path if path == "/" else path.rstrip("/")}
+        await self._inner(scope, receive, send)

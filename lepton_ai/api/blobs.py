@@ -1,0 +1,49 @@
+"""Blobs over HTTP: how bytes come into a cell, and how agents fetch them.
+
+GET PUT x/blobs/DIGEST   GET also with a ticket (blobs.ticket) instead of a token
+"""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from lepton_ai.api.call import BASE, Call, Router, admit, answer, guarded
+from lepton_ai.api.cell import Cell
+from lepton_ai.api.lanes import lanes
+from lepton_ai.api.upload import Upload
+from lepton_ai.blobs import ticket
+
+BLOB_BYTES_MAX = 64 << 30
+
+
+def add(router: Router, cell: Cell) -> None:
+    async def get(request: Request) -> Response:
+        digest = str(request.path_params["digest"])
+        given = request.headers.get(ticket.HEADER)
+        if given is not None:
+            ticket.verify(cell.blob_key, digest, given, cell.store.now_ms())
+        else:
+            await run_in_threadpool(admit, cell, request, "read")
+        path = await run_in_threadpool(cell.blobs.path, digest)
+        headers = {"cache-control": "no-store", "etag": f'"{digest}"'}
+        return FileResponse(path, media_type="application/octet-stream", headers=headers)
+
+    router.routes.append(Route(BASE + "/x/blobs/{digest}", guarded(get), methods=["GET"]))
+    router.add("PUT", "/x/blobs/{digest}", "write", _put, body=False)
+
+
+async def _put(call: Call) -> Response:
+    digest = call.path("digest")
+    upload = Upload(call.request, BLOB_BYTES_MAX)
+
+    def receive() -> dict[str, object]:
+        known = call.cell.blobs.has(digest)
+        blob = call.cell.blobs.put(upload, digest=digest)
+        if not known:
+            call.note("upload", "blob", digest, size_bytes=blob.size_bytes)
+        return {"digest": blob.digest, "size_bytes": blob.size_bytes}
+
+    return answer(await lanes(call.request).uploads.run(receive), 201)

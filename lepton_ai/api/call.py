@@ -1,0 +1,227 @@
+"""One request: who asks, for which workspace, with which checked body and query; and its answer or error as JSON.
+
+Owns authentication, roles, the bounds of a JSON body, and the form of every error. Handlers are plain functions of
+a `Call` that return JSON values; they run on a thread, because the store blocks. A coroutine handler returns a
+Response and must not block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lepton_ai.api.cell import Cell
+from lepton_ai.api.check import near, parse, validated
+from lepton_ai.errors import BY_CODE, Conflict, Invalid, LeptonError, NotFound, TooLarge, Unauthorized
+from lepton_ai.spec.base import is_name
+from lepton_ai.store import Record
+from lepton_ai.tenancy import Principal
+from lepton_ai.tenancy.access import Action
+
+BASE = "/api/v2/workspaces/{ws}"
+BODY_BYTES_MAX = 1 << 20
+BODY_TIMEOUT_S = 60.0
+TRIES = 8
+"""A write that lost a race is decided anew so often before the caller is told."""
+
+_log = logging.getLogger(__name__)
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that was let in. `body` is its JSON value (None without one)."""
+
+    cell: Cell
+    request: Request
+    principal: Principal
+    body: Any = field(default=None, repr=False)
+
+    @property
+    def ws(self) -> str:
+        return self.principal.workspace
+
+    @property
+    def actor(self) -> str:
+        return self.principal.token_name
+
+    def path(self, name: str) -> str:
+        return str(self.request.path_params[name])
+
+    def form(self, model: type[M], what: str) -> M:
+        """The body as `model`; raises Invalid."""
+        return validated(model, {} if self.body is None else self.body, what)
+
+    def text(self, name: str, default: str | None = None, limit: int = 1024) -> str | None:
+        """A query parameter; raises Invalid when it is longer than `limit`."""
+        value = self.request.query_params.get(name)
+        if value is not None and (len(value) > limit or "\0" in value):
+            raise Invalid(f"query parameter {name} is too long or holds a NUL", hint=f"at most {limit} characters")
+        return default if value is None else value
+
+    def number(self, name: str, default: int | None = None, low: int = 0, high: int = 2**63 - 1) -> int | None:
+        """A whole number in the query; raises Invalid outside low..high."""
+        value = self.text(name)
+        if value is None or value == "":
+            return default
+        if not value.isascii() or not value.isdigit() or len(value) > 19 or not low <= int(value) <= high:
+            raise Invalid(f"{name} = {value[:40]!r} is not a number from {low} to {high}", hint=f"for example {name}=1")
+        return int(value)
+
+    def flag(self, name: str) -> bool:
+        """A truth value in the query; raises Invalid."""
+        value = (self.text(name) or "false").lower()
+        if value not in ("true", "false", "1", "0"):
+            raise Invalid(f"{name} = {value[:40]!r} is neither true nor false", hint=f"for example {name}=true")
+        return value in ("true", "1")
+
+    def require(self, action: Action) -> None:
+        self.cell.access.require(self.principal, action)
+
+    def note(self, action: str, kind: str, name: str, **details: Any) -> None:
+        """Leaves an audit entry of a change that was made."""
+        self.cell.audit.add(self.ws, self.actor, action, kind, name, details)
+
+    def find(self, kind: str, name: str, command: str = "lepton ps --all") -> Record:
+        """The record of this workspace; raises NotFound that names the nearest one."""
+        record = self.cell.store.find(self.ws, kind, name) if len(name) <= 255 else None
+        if record is None:
+            raise missing(kind, name, [item.name for item in self.cell.store.list(kind, workspace=self.ws)], command)
+        return record
+
+
+def missing(kind: str, name: str, names: list[str], command: str) -> NotFound:
+    best = near(name, names)
+    hint = f"did you mean {best}?" if best else f"list them: {command}"
+    return NotFound(f"there is no {kind} {name[:80]!r}", hint=hint, details={"kind": kind, "name": name[:255]})
+
+
+def retried(change: Callable[[], T]) -> T:
+    """`change`, which reads and then writes, again when another writer came between; raises Conflict at last."""
+    for left in reversed(range(TRIES)):
+        try:
+            return change()
+        except Conflict as error:
+            if not left or error.details.get("final"):
+                raise
+    raise AssertionError("unreachable")
+
+
+Handler = Callable[[Call], Any] | Callable[[Call], Awaitable[Response]]
+
+
+class Router:
+    """The routes of one family: `add` them, then take `routes`."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self.routes: list[Route] = []
+
+    def add(
+        self, method: str, path: str, action: Action, handler: Handler, *, status: int = 200, body: bool | None = None
+    ) -> None:
+        """`path` below the workspace. `body`: whether JSON is read first (default: for POST, PUT and PATCH)."""
+        wants = method in ("POST", "PUT", "PATCH") if body is None else body
+        cell = self._cell
+
+        async def endpoint(request: Request) -> Response:
+            principal = await run_in_threadpool(admit, cell, request, action)
+            value = await read(request) if wants else None
+            return await _answer(Call(cell, request, principal, value), handler, status)
+
+        self.routes.append(Route(BASE + path, guarded(endpoint), methods=[method]))
+
+
+async def _answer(call: Call, handler: Handler, status: int) -> Response:
+    if inspect.iscoroutinefunction(handler):
+        response: Response = await handler(call)
+        return response
+    return answer(await run_in_threadpool(handler, call), status)
+
+
+def admit(cell: Cell, request: Request, action: Action) -> Principal:
+    """Who asks. Raises Unauthorized, NotFound (another workspace), Forbidden."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized("a token is missing", hint="send Authorization: Bearer TOKEN (lepton token add NAME)")
+    principal = cell.access.authenticate(token.strip())
+    workspace = str(request.path_params["ws"])
+    if principal.workspace != workspace:
+        shown = workspace if is_name(workspace) else workspace[:40]
+        raise NotFound(f"this token knows no workspace {shown!r}", hint=f"its workspace is {principal.workspace}")
+    cell.access.require(principal, action)
+    return principal
+
+
+async def read(request: Request) -> Any:
+    """The JSON body, None when it is empty. Raises TooLarge over 1 MiB, Invalid."""
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > BODY_BYTES_MAX:
+                    hint = "large values go into a blob: PUT x/blobs/DIGEST"
+                    raise TooLarge(f"the body is over {BODY_BYTES_MAX} bytes", hint=hint)
+    except TimeoutError:
+        raise Invalid(f"the body did not arrive within {BODY_TIMEOUT_S:g} s", hint="send it at once") from None
+    return parse(bytes(data)) if data.strip() else None
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """JSON; None is an empty object."""
+    data = json.dumps({} if value is None else value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Response(data.encode("utf-8", "replace"), status, {"cache-control": "no-store"}, "application/json")
+
+
+def refusal(error: LeptonError) -> Response:
+    """An error as every client gets it."""
+    value = {"code": error.code, "message": error.message, "hint": error.hint, "details": error.details}
+    text = json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace")
+    headers = {"cache-control": "no-store"}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status in (429, 503):
+        headers["retry-after"] = "1"
+    return Response(text, error.status, headers, "application/json")
+
+
+def guarded(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """`endpoint`, with every failure answered in our form; a bug of ours is logged and told as Internal."""
+
+    async def wrapped(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except LeptonError as error:
+            return refusal(error)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except HTTPException as error:
+            return refused(error)
+        except Exception as error:  # noqa: BLE001 - the last line: a caller gets an answer, the log the traceback
+            _log.exception("%s %s", request.method, request.url.path)
+            return refusal(LeptonError(f"the control plane failed: {type(error).__name__}", hint="see its log"))
+
+    return wrapped
+
+
+def refused(error: HTTPException) -> Response:
+    """What the framework itself refuses (no such path, no such method) in our form."""
+    kinds = {404: NotFound, 413: TooLarge, 401: Unauthorized}
+    kind = kinds.get(error.status_code, BY_CODE["InvalidParameter"])
+    response = refusal(kind(str(error.detail), hint="paths begin with /api/v2/workspaces/WORKSPACE/"))
+    response.status_code = error.status_code
+    return response

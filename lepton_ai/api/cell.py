@@ -1,0 +1,67 @@
+"""What the API needs of a cell: one frozen value that the composition root makes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lepton_ai.blobs.local import LocalBlobs
+from lepton_ai.scheduler.snapshot import Snapshot
+from lepton_ai.settings import Settings
+from lepton_ai.store import Store
+from lepton_ai.telemetry import Audit, Events, Logs
+from lepton_ai.tenancy import Access, Prices, Secrets
+
+
+class LiveLog(Protocol):
+    """Lines (ns, stream, text) of a replica on a node, start_ns <= ns < end_ns, in ascending ns.
+
+    With `follow` it goes on until the replica has ended. Raises NotFound when the node does not know it (any more),
+    Unavailable when the node cannot be asked or breaks off.
+    """
+
+    def __call__(
+        self, node: str, uid: str, start_ns: int, end_ns: int | None, follow: bool
+    ) -> AsyncIterator[tuple[int, str, str]]: ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell. `leading` says whether this process's loops act; `snapshot` is what the scheduler sees now.
+
+    `lake_root` holds a lake a workspace; `blob_key` signs the tickets of agents (see blobs.ticket).
+    """
+
+    store: Store
+    access: Access
+    secrets: Secrets
+    logs: Logs
+    events: Events
+    blobs: LocalBlobs
+    lake_root: Path
+    settings: Settings
+    name: str
+    uid: str
+    api_url: str
+    gateway_url: str
+    leading: Callable[[], bool]
+    live_log: LiveLog
+    snapshot: Callable[[], Snapshot]
+    blob_key: bytes
+
+    @property
+    def prices(self) -> Prices:
+        return Prices.of(self.settings)
+
+    @property
+    def audit(self) -> Audit:
+        return Audit(self.store)
+
+    def lake_url(self, workspace: str) -> str:
+        return (self.lake_root / workspace).absolute().as_uri()
+
+    def url(self, workspace: str, name: str) -> str:
+        """Where callers reach a deployment."""
+        return f"{self.gateway_url.rstrip('/')}/{workspace}/{name}/"

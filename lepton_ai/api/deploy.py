@@ -1,0 +1,215 @@
+"""From what a user asks for to what is recorded: resolve the model, compare with what there is, number the release.
+
+`decide` reads and decides, and is what a plan shows; `deploy`, `rollback` and `restart` write what it decided, by
+compare-and-set. The same content never makes a second release. Nothing is started here: the loops do that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lepton_ai.api import models
+from lepton_ai.api.call import Call, retried
+from lepton_ai.api.cell import Cell
+from lepton_ai.api.form import DeployForm, serving, written
+from lepton_ai.api.place import possible
+from lepton_ai.errors import Conflict, Invalid, NotFound, Unsupported
+from lepton_ai.spec.base import uuid7
+from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Template
+from lepton_ai.store import Create, Op, Record, Update
+
+KIND, RELEASE = "deployment", "release"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What would be recorded. `old`, `record`: what is recorded now. `fresh`: whether it takes a new release."""
+
+    name: str
+    spec: DeploymentSpec
+    old: DeploymentSpec | None
+    record: Record | None
+    fresh: bool
+    note: str
+
+    @property
+    def changes(self) -> bool:
+        return self.old != self.spec
+
+
+def deploy(call: Call, form: DeployForm) -> Record:
+    """Records the deployment. Raises Invalid, NotFound (model, secret, blob), Unplaceable, Conflict (deleting)."""
+    template = resolve(call.cell, call.ws, form)
+    check(call.cell, call.ws, template)
+    possible(call.cell.snapshot(), template.resources)
+
+    def change() -> tuple[Decision, Record]:
+        decision = decide(call.cell, call.ws, form, template)
+        return decision, write(call.cell, call.ws, decision)
+
+    decision, record = retried(change)
+    if decision.changes:
+        call.note("deploy", KIND, form.name, release=decision.spec.release, fresh=decision.fresh)
+    return record
+
+
+def rollback(call: Call, name: str, to: int | None) -> Record:
+    """A new release with the content of release `to` (None: of the one before). Raises NotFound, Conflict."""
+
+    def change() -> tuple[int, Record]:
+        record = call.find(KIND, name)
+        spec = DeploymentSpec.model_validate(record.spec)
+        target = _target(releases(call.cell, record), spec, to, int(record.status.get("serving", 0)), name)
+        if target.template == spec.template:
+            return spec.release, record
+        note = f"rollback to #{target.number}"
+        decision = _again(call.cell, record, spec, target.template, note)
+        return decision.spec.release, write(call.cell, call.ws, decision)
+
+    number, record = retried(change)
+    call.note("rollback", KIND, name, release=number)
+    return record
+
+
+def restart(call: Call, name: str) -> Record:
+    """A new release with the same content: every replica is replaced. Raises NotFound, Conflict."""
+
+    def change() -> Record:
+        record = call.find(KIND, name)
+        spec = DeploymentSpec.model_validate(record.spec)
+        decision = _again(call.cell, record, spec, spec.template, f"restart of #{spec.release}")
+        return write(call.cell, call.ws, decision)
+
+    record = retried(change)
+    call.note("restart", KIND, name, release=record.spec["release"])
+    return record
+
+
+def remove(call: Call, kind: str, name: str) -> Record:
+    """Asks for the end of a deployment or job; the loops drain it, then its record goes. Raises NotFound."""
+
+    def change() -> Record:
+        return call.cell.store.update(call.find(kind, name), deleting=True)
+
+    record = retried(change)
+    call.note("delete", kind, name)
+    return record
+
+
+def resolve(cell: Cell, ws: str, form: DeployForm, *, planning: bool = False) -> Template:
+    """The template that `form` means. When it is not only planned, the model's bytes are in the blobs afterwards."""
+    what = f"deployment {form.name}"
+    if form.model is None:
+        return written(form.template, what)
+    version = models.version(cell, ws, form.model, planning=planning)
+    if not planning:
+        models.provide(cell, ws, version)
+    return serving(form.template, str(version), form.name, models.blob(version), what)
+
+
+def check(cell: Cell, ws: str, template: Template) -> None:
+    """Raises NotFound for a secret or blob that does not exist, Unsupported for an image that nothing here can run."""
+    if template.image is not None and cell.settings.runtime.startswith("process://"):
+        hint = "leave template.image out: the command runs as a process of the node"
+        raise Unsupported(f"this cell runs processes, not images ({template.image})", hint=hint)
+    for secret in template.secrets.values():
+        if cell.store.find(ws, "secret", secret) is None:
+            hint = f"set it first: PUT x/secrets/{secret}, or cloud.set_secret({secret!r}, value)"
+            raise NotFound(f"there is no secret {secret!r}", hint=hint, details={"kind": "secret", "name": secret})
+    for blob in template.blobs:
+        if not cell.blobs.has(blob.digest):
+            hint = f"upload it first: PUT x/blobs/{blob.digest}"
+            raise NotFound(f"there is no blob {blob.digest}", hint=hint, details={"kind": "blob", "name": blob.digest})
+
+
+def decide(cell: Cell, ws: str, form: DeployForm, template: Template) -> Decision:
+    """What `form` changes. Raises Conflict when the deployment is being removed, Invalid."""
+    record = cell.store.find(ws, KIND, form.name)
+    old = None if record is None else DeploymentSpec.model_validate(record.spec)
+    if record is not None:
+        refuse_deleting(record)
+    number = 1 if old is None else old.release
+    fresh = old is None or old.template != template
+    if record is not None and fresh:
+        number = _next(cell, record, number)
+    spec = form.spec(template, _tokens(cell, ws, form, old), number)
+    return Decision(form.name, spec, old, record, fresh, form.note)
+
+
+def write(cell: Cell, ws: str, decision: Decision) -> Record:
+    """Records a decision: the deployment, and its release with it. Raises Conflict when another came between."""
+    record, spec = decision.record, decision.spec.model_dump(mode="json")
+    release = ReleaseSpec(number=decision.spec.release, template=decision.spec.template, note=decision.note)
+    if record is not None and not decision.changes:
+        return record
+    uid = uuid7() if record is None else record.uid
+    ops: list[Op] = []
+    if record is None:
+        ops.append(Create(ws, KIND, decision.name, spec, uid=uid))
+    else:
+        ops.append(Update(record, spec=spec))
+    if decision.fresh:
+        name = f"{decision.name}#{release.number}"
+        ops.append(Create(ws, RELEASE, name, release.model_dump(mode="json"), owner_uid=uid))
+    written_record = cell.store.batch(ops)[0]
+    assert written_record is not None
+    return written_record
+
+
+def releases(cell: Cell, record: Record) -> list[tuple[ReleaseSpec, int]]:
+    """The releases of a deployment with the time (ms) of their making, oldest first."""
+    found = cell.store.list(RELEASE, workspace=record.workspace, owner_uid=record.uid)
+    parsed = [(ReleaseSpec.model_validate(item.spec), item.created_ms) for item in found]
+    return sorted(parsed, key=lambda item: item[0].number)
+
+
+def refuse_deleting(record: Record) -> None:
+    if record.deleting:
+        hint = f"wait until it is gone: lepton ps {record.name}"
+        raise Conflict(f"{record.kind} {record.name} is being removed", hint=hint, details={"final": True})
+
+
+def _again(cell: Cell, record: Record, spec: DeploymentSpec, template: Template, note: str) -> Decision:
+    refuse_deleting(record)
+    number = _next(cell, record, spec.release)
+    changed = spec.model_copy(update={"template": template, "release": number})
+    return Decision(record.name, changed, spec, record, True, note)
+
+
+def _next(cell: Cell, record: Record, number: int) -> int:
+    return max([number, *(item.number for item, _ in releases(cell, record))]) + 1
+
+
+def _tokens(cell: Cell, ws: str, form: DeployForm, old: DeploymentSpec | None) -> tuple[str, ...] | None:
+    """The sealed tokens; those recorded stay as they are when their texts are the same (sealing never gives equals)."""
+    kept = None if old is None else old.tokens
+    if form.tokens is None:
+        return kept
+    if not form.tokens:
+        return None
+    context = endpoint_context(ws, form.name)
+    if kept is not None and [cell.secrets.unseal(text, context) for text in kept] == list(form.tokens):
+        return kept
+    return tuple(cell.secrets.seal(text, context) for text in form.tokens)
+
+
+def endpoint_context(ws: str, name: str) -> str:
+    """The context under which the tokens of a deployment are sealed."""
+    return f"{ws}/endpoint/{name}"
+
+
+def _target(
+    found: list[tuple[ReleaseSpec, int]], spec: DeploymentSpec, to: int | None, serving: int, name: str
+) -> ReleaseSpec:
+    by_number = {item.number: item for item, _ in found}
+    if to is not None:
+        if to not in by_number:
+            known = ", ".join(f"#{number}" for number in sorted(by_number)[-10:])
+            raise NotFound(f"{name} has no release #{to}", hint=f"it has {known}: lepton rollback {name} --to NUMBER")
+        return by_number[to]
+    if 0 < serving < spec.release and serving in by_number and by_number[serving].template != spec.template:
+        return by_number[serving]  # the release that is wanted never took over: back to what serves
+    for number in sorted(by_number, reverse=True):
+        if number < spec.release and by_number[number].template != spec.template:
+            return by_number[number]
+    raise Invalid(f"{name} has no earlier release to go back to", hint=f"see: lepton rollback {name} --dry-run")

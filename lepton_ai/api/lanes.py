@@ -1,0 +1,67 @@
+"""Work that takes long gets few threads of its own, so that short requests never wait behind it.
+
+Owns the bounds of uploads, registrations and queries, and the query workers (one a workspace, started when needed).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import anyio
+import anyio.to_thread
+from starlette.requests import Request
+
+from lepton_ai.errors import Busy
+from lepton_ai.lake.query import QueryWorker
+
+T = TypeVar("T")
+
+
+class Lane:
+    """At most `width` at once, and `waiting` more that wait; others get Busy."""
+
+    def __init__(self, what: str, width: int, waiting: int) -> None:
+        self._what, self._most = what, width + waiting
+        self._limiter = anyio.CapacityLimiter(width)
+        self._inside = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """`work` on a thread. Raises Busy, and what `work` raises."""
+        if self._inside >= self._most:
+            raise Busy(f"{self._inside} {self._what} are under way already", hint="try again in a moment")
+        self._inside += 1
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        finally:
+            self._inside -= 1
+
+
+class Lanes:
+    """The lanes of one application; `close` ends its query workers."""
+
+    def __init__(self) -> None:
+        self.uploads = Lane("uploads", 8, 64)
+        self.queries = Lane("queries", 4, 32)
+        self.registering = threading.Semaphore(2)
+        self._workers: dict[str, QueryWorker] = {}
+        self._lock = threading.Lock()
+
+    def worker(self, lake_url: str) -> QueryWorker:
+        with self._lock:
+            if lake_url not in self._workers:
+                self._workers[lake_url] = QueryWorker(lake_url)
+            return self._workers[lake_url]
+
+    def close(self) -> None:
+        with self._lock:
+            workers = list(self._workers.values())
+            self._workers.clear()
+        for worker in workers:
+            worker.close()
+
+
+def lanes(request: Request) -> Lanes:
+    """The lanes of the application that serves `request`."""
+    return cast(Lanes, request.app.state.lanes)

@@ -1,0 +1,148 @@
+"""Logs over HTTP: ours as NDJSON, the public client's as Loki answers and as live text.
+
+GET x/logs/NAME?lines=&follow=&grep=     a deployment, job or replica; {"ns", "stream", "line", "replica"} a line
+GET /logs?start=&end=&…                  GET …/replicas/RID/log
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from lepton_ai.api.call import Call, Router, answer, missing
+from lepton_ai.api.trail import Line, Source, Trail
+from lepton_ai.errors import Invalid, LeptonError
+from lepton_ai.telemetry.logs import MAX_LINES
+from lepton_ai.wire import logs as wire
+
+FOLLOWED_FROM = 10_000
+OWNERS = ("deployment", "job")
+_log = logging.getLogger(__name__)
+
+
+def add(router: Router) -> None:
+    router.add("GET", "/x/logs/{name}", "read", _logs)
+    router.add("GET", "/logs", "read", _wire_query)
+    router.add("GET", "/jobs/{owner}/replicas/{name}/log", "read", _wire_live)
+    router.add("GET", "/deployments/{owner}/replicas/{name}/log", "read", _wire_live)
+
+
+async def _logs(call: Call) -> Response:
+    grep, follow = call.text("grep") or None, call.flag("follow")
+    lines = call.number("lines", None, low=1, high=MAX_LINES)
+    source = await run_in_threadpool(_source, call, call.path("name"))
+    trail = Trail(call.cell, source, grep)
+    tail = await trail.tail(MAX_LINES if lines is None else lines)
+    return _ndjson(_followed(trail, tail, follow))
+
+
+def _source(call: Call, name: str) -> Source:
+    """Whose lines `name` means. Raises NotFound, also for what left no line."""
+    store, ws = call.cell.store, call.ws
+    for kind in OWNERS:
+        owner = store.find(ws, kind, name)
+        if owner is not None:
+            return Source(ws, kind, name, None, owner.uid)
+    record = store.find(ws, "replica", name)
+    if record is not None:
+        spec = record.spec.get("replica", {})
+        return Source(ws, spec.get("owner_kind"), spec.get("owner"), record.name, record.owner_uid)
+    for source in (*(Source(ws, kind, name, None, None) for kind in OWNERS), Source(ws, None, None, name, None)):
+        query = call.cell.logs.query
+        if query(ws, owner_kind=source.owner_kind, owner=source.owner, replica=source.replica, limit=1):
+            return source
+    names = [item.name for kind in (*OWNERS, "replica") for item in store.list(kind, workspace=ws)]
+    raise missing("deployment, job or replica", name, names, "lepton ps --all")
+
+
+async def _followed(trail: Trail, tail: list[Line], follow: bool) -> AsyncIterator[list[Line]]:
+    """Batches of lines: what there is, then one by one what comes."""
+    for first in range(0, len(tail), 512):
+        yield tail[first : first + 512]
+    if not follow:
+        return
+    after: dict[str, int] = {}
+    for line in tail:
+        after[line.uid] = max(after.get(line.uid, 0), line.ns)
+    try:
+        async for line in trail.follow(after):
+            yield [line]
+    except LeptonError as error:  # the answer has begun: all that is left is to end it
+        _log.warning("following a log: %s", error.message)
+
+
+def _encode(line: Line) -> bytes:
+    value = {"ns": line.ns, "stream": line.stream, "line": line.text, "replica": line.replica}
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _ndjson(batches: AsyncIterator[list[Line]]) -> StreamingResponse:
+    async def chunks() -> AsyncIterator[bytes]:
+        async for batch in batches:
+            yield b"".join(_encode(line) for line in batch)
+
+    return StreamingResponse(chunks(), headers={"cache-control": "no-store"}, media_type="application/x-ndjson")
+
+
+# -- the public client's
+
+
+async def _wire_query(call: Call) -> Response:
+    start, end = call.number("start"), call.number("end")
+    if start is None or end is None:
+        hint = "give both in nanoseconds: ?start=…&end=…"
+        raise Invalid("start and end are missing", hint=hint)
+    direction = call.text("direction") or "forward"
+    if direction not in ("forward", "backward"):
+        raise Invalid(f"direction {direction[:40]!r} is not known", hint="use forward or backward")
+    limit = call.number("limit", 1000, low=1, high=MAX_LINES) or 1000
+    source = await run_in_threadpool(_selected, call)
+    trail = Trail(call.cell, source, call.text("q") or None)
+    found = await trail.window(start, end, limit, backward=direction == "backward")
+    entries = [wire.Entry(item.ns, item.text, *_owner(source), item.replica) for item in found]
+    return await run_in_threadpool(answer, wire.shown(entries))
+
+
+def _owner(source: Source) -> tuple[str, str]:
+    return source.owner_kind or "replica", source.owner or source.replica or ""
+
+
+def _selected(call: Call) -> Source:
+    """The selector of a query. What is not known (any more) may still have archived lines."""
+    chosen = [
+        (kind, value)
+        for name, kind in (("job", "job"), ("job_history_name", "job"), ("deployment", "deployment"))
+        if (value := call.text(name, limit=255))
+    ] + ([("deployment", value)] if (value := call.text("endpoint", limit=255)) else [])
+    replica = call.text("replica", limit=255)
+    if len(chosen) > 1 or (not chosen and not replica):
+        raise Invalid("one selector is needed", hint="give job=ID, deployment=NAME or replica=ID")
+    if not chosen:
+        assert replica is not None
+        record = call.cell.store.find(call.ws, "replica", replica)
+        spec = record.spec.get("replica", {}) if record is not None else {}
+        return Source(call.ws, spec.get("owner_kind"), spec.get("owner"), replica, None)
+    kind, name = chosen[0]
+    owner = call.cell.store.find(call.ws, kind, name)
+    return Source(call.ws, kind, name, replica or None, None if owner is None else owner.uid)
+
+
+async def _wire_live(call: Call) -> Response:
+    record = await run_in_threadpool(call.find, "replica", call.path("name"))
+    spec = record.spec.get("replica", {})
+    if spec.get("owner") != call.path("owner"):
+        raise missing("replica", call.path("name"), [], f"GET …/{call.path('owner')}/replicas")
+    source = Source(call.ws, spec.get("owner_kind"), spec.get("owner"), record.name, record.owner_uid)
+    trail = Trail(call.cell, source)
+    tail = await trail.tail(FOLLOWED_FROM)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        # Whole lines, so that every chunk is valid UTF-8 by itself: the public client decodes chunk by chunk.
+        async for batch in _followed(trail, tail, True):
+            yield "".join(f"{line.text}\n" for line in batch).encode("utf-8", "replace")
+
+    return StreamingResponse(chunks(), headers={"cache-control": "no-store"}, media_type="text/plain; charset=utf-8")

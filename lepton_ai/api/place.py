@@ -1,0 +1,56 @@
+"""Where work would go, and whether it can go anywhere at all: the scheduler's answers for the API.
+
+Owns the questions only; the rules are the scheduler's, the nodes come from the cell's snapshot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from lepton_ai.api.cell import Cell
+from lepton_ai.errors import Unplaceable
+from lepton_ai.scheduler.place import Placement, place
+from lepton_ai.scheduler.scale import Demand, Scale, scale
+from lepton_ai.scheduler.snapshot import Request, Snapshot
+from lepton_ai.scheduler.verdict import verdict
+from lepton_ai.spec.workload import DeploymentSpec, Resources
+from lepton_ai.store import Record
+
+
+def possible(snapshot: Snapshot, resources: Resources) -> None:
+    """Raises Unplaceable with every node's verdict when not even an empty, willing node could hold one replica.
+
+    A cell whose nodes are not known yet, or are away, refuses nothing: the work waits and says for what.
+    """
+    if not snapshot.names:
+        return
+    blank = replace(snapshot, used=np.zeros_like(snapshot.used), groups={}, blocked=("",) * len(snapshot.names))
+    verdicts = verdict(blank, Request("one", resources))
+    if any(text == "fits" for text in verdicts.values()):
+        return
+    raise Unplaceable(
+        f"no node of this cell could ever hold one replica ({len(verdicts)} nodes)",
+        hint="ask for less: lepton node ls shows what the nodes have",
+        details={"nodes": verdicts},
+    )
+
+
+def placements(
+    cell: Cell, spec: DeploymentSpec, record: Record | None, fresh: bool
+) -> tuple[Scale, tuple[Placement, ...]]:
+    """How many replicas are wanted without load, and where those that are missing would go now."""
+    snapshot = cell.snapshot()
+    wanted = scale(spec, Demand(), snapshot.usable)
+    beside = Counter[str]()
+    if record is not None and not fresh:
+        for item in cell.store.list("replica", workspace=record.workspace, owner_uid=record.uid):
+            ended = item.status.get("phase") == "exited" or item.status.get("ending")
+            if not ended and int(item.spec.get("release", 0)) == spec.release:
+                beside[str(item.spec["node"])] += 1
+    group = "planned"
+    missing = max(0, wanted.replicas - beside.total())
+    requests = [Request(str(index), spec.template.resources, group, wanted.per_node) for index in range(missing)]
+    return wanted, place(replace(snapshot, groups={group: dict(beside)}), requests)

@@ -1,0 +1,108 @@
+"""What a deployment would change, where its replicas would go and what they would cost, before anything is recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lepton_ai.api.cell import Cell
+from lepton_ai.api.deploy import Decision
+from lepton_ai.api.place import placements, possible
+from lepton_ai.spec.workload import DeploymentSpec, Template
+
+SHOWN = 100
+
+
+def plan(cell: Cell, decision: Decision) -> dict[str, Any]:
+    """The plan as JSON. Raises Unplaceable when no node could ever hold one replica."""
+    spec = decision.spec
+    possible(cell.snapshot(), spec.template.resources)
+    wanted, placed = placements(cell, spec, decision.record, decision.fresh)
+    resources = spec.template.resources
+    unplaced = next((item for item in placed if item.node is None), None)
+    lines = changes(decision)
+    if wanted.warning:
+        lines.append(f"warning: {wanted.warning}")
+    return {
+        "name": decision.name,
+        "summary": summary(decision, wanted.replicas),
+        "changes": lines,
+        "placements": [
+            {"replica": f"{decision.name}-{spec.release}-{index}", "node": item.node, "reason": item.reason}
+            for index, item in enumerate(placed[:SHOWN], 1)
+        ],
+        "replicas": wanted.replicas,
+        "why": wanted.reason,
+        "price_per_hour": cell.prices.per_hour(resources, wanted.replicas),
+        "price_per_hour_max": cell.prices.per_hour(resources, spec.replicas.max),
+        "currency": cell.prices.currency,
+        "release": spec.release,
+        "unplaceable": None if unplaced is None else unplaced.nodes,
+    }
+
+
+def summary(decision: Decision, replicas: int) -> str:
+    """The plan in one line."""
+    name, spec, old = decision.name, decision.spec, decision.old
+    many = f"{replicas} replica{'' if replicas == 1 else 's'}"
+    what = f" of {spec.template.model}" if spec.template.model else ""
+    if old is None:
+        return f"new deployment {name}, {many}{what}"
+    if not decision.changes:
+        return f"nothing changes: {name}#{spec.release} is this already"
+    if decision.fresh:
+        return f"{name}#{spec.release} replaces {name}#{old.release}, {many}{what}"
+    return f"{name}#{spec.release} stays, {many}"
+
+
+def changes(decision: Decision) -> list[str]:
+    """What differs from what is recorded, one line each; values of the environment are not shown."""
+    spec, old = decision.spec, decision.old
+    if old is None:
+        access = "its tokens" if spec.tokens else "anyone who reaches the gateway"
+        return [f"replicas {_bounds(spec)}", f"may be called by {access}", *_survive(spec)]
+    lines = []
+    if _bounds(old) != _bounds(spec):
+        lines.append(f"replicas {_bounds(old)} -> {_bounds(spec)}")
+    for field in ("survive", "idle_timeout_s", "target_in_flight"):
+        before, after = getattr(old, field), getattr(spec, field)
+        if before != after:
+            lines.append(f"{field} {_short(before)} -> {_short(after)}")
+    if old.tokens != spec.tokens:
+        lines.append("may be called by " + ("its new tokens" if spec.tokens else "anyone who reaches the gateway"))
+    return lines + _differences(old.template, spec.template)
+
+
+def _differences(old: Template, new: Template) -> list[str]:
+    lines = []
+    for field in Template.model_fields:
+        before, after = getattr(old, field), getattr(new, field)
+        if before == after:
+            continue
+        if field in ("env", "secrets"):
+            names = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+            lines.append(f"{field} changes: {', '.join(names)[:200]}")
+        elif field == "resources":
+            pairs = [(name, getattr(before, name), getattr(after, name)) for name in type(before).model_fields]
+            lines += [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]
+        elif field == "blobs":
+            lines.append("its files change")
+        elif field == "command":
+            lines.append(f"command {_short(' '.join(before))} -> {_short(' '.join(after))}")
+        else:
+            lines.append(f"{field} {_short(before)} -> {_short(after)}")
+    return lines
+
+
+def _bounds(spec: DeploymentSpec) -> str:
+    low, high = spec.replicas.min, spec.replicas.max
+    return str(low) if low == high else f"{low}..{high}"
+
+
+def _survive(spec: DeploymentSpec) -> list[str]:
+    count = spec.survive.get("node", 0)
+    return [f"keeps full capacity when {count} node{'s are' if count > 1 else ' is'} lost"] if count else []
+
+
+def _short(value: object) -> str:
+    text = "none" if value in (None, {}, ()) else str(value)
+    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,0 +1,174 @@
+"""Our own JSON of deployments, jobs, replicas and nodes: what `.../x/` answers and the client reads.
+
+Pure functions of records. The public client's JSON is `wire`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from lepton_ai.api.cell import Cell
+from lepton_ai.spec.replica import Exit
+from lepton_ai.spec.workload import DeploymentSpec, JobSpec, ReleaseSpec, Resources
+from lepton_ai.store import Record
+from lepton_ai.telemetry import Event
+
+ENDED = frozenset({"succeeded", "failed", "stopped"})
+Json = dict[str, Any]
+
+
+def deployment(cell: Cell, record: Record) -> Json:
+    """A deployment. `spec` is the form it could be asked for with; tokens are never shown."""
+    spec, status = DeploymentSpec.model_validate(record.spec), record.status
+    fresh = not status.get("state")
+    state = "deleting" if record.deleting else str(status.get("state") or "starting")
+    return {
+        "kind": "deployment",
+        "name": record.name,
+        "uid": record.uid,
+        "generation": record.generation,
+        "observed": int(status.get("observed", 0)),
+        "release": spec.release,
+        "serving": int(status.get("serving", 0)),
+        "state": state,
+        "reason": "recorded; the control loop has not looked at it yet" if fresh else str(status.get("reason", "")),
+        "warning": str(status.get("warning", "")),
+        "wanted": int(status.get("wanted", spec.replicas.min)),
+        "needed": int(status.get("needed", 0)),
+        "ready": int(status.get("ready", 0)),
+        "rollout": status.get("rollout") or {},
+        "model": spec.template.model,
+        "url": cell.url(record.workspace, record.name),
+        "protected": spec.tokens is not None,
+        "price_per_hour": cell.prices.per_hour(spec.template.resources, int(status.get("wanted", spec.replicas.min))),
+        "currency": cell.prices.currency,
+        "created_ms": record.created_ms,
+        "updated_ms": record.updated_ms,
+        "spec": form(record.name, spec),
+    }
+
+
+def form(name: str, spec: DeploymentSpec) -> Json:
+    """A deployment in the form in which it is asked for, without its tokens."""
+    return {
+        "name": name,
+        "replicas": spec.replicas.model_dump(),
+        "survive": dict(spec.survive),
+        "idle_timeout_s": spec.idle_timeout_s,
+        "target_in_flight": spec.target_in_flight,
+        "template": spec.template.model_dump(mode="json"),
+    }
+
+
+def release(spec: ReleaseSpec, created_ms: int) -> Json:
+    template = spec.template.model_dump(mode="json")
+    return {
+        "number": spec.number, "note": spec.note, "created_ms": created_ms, "model": spec.template.model,
+        "template": template,
+    }  # fmt: skip
+
+
+def job(record: Record) -> Json:
+    spec, status = JobSpec.model_validate(record.spec), record.status
+    fresh = not status.get("state")
+    return {
+        "kind": "job",
+        "name": record.name,
+        "uid": record.uid,
+        "title": spec.title or record.name,
+        "generation": record.generation,
+        "observed": int(status.get("observed", 0)),
+        "state": "deleting" if record.deleting else str(status.get("state") or "queued"),
+        "reason": "recorded; the control loop has not looked at it yet" if fresh else str(status.get("reason", "")),
+        "workers": spec.workers,
+        "retries": spec.retries,
+        "ttl_s": spec.ttl_s,
+        "stopped": spec.stopped,
+        **{field: int(status.get(field) or 0) for field in ("active", "ready", "failed", "succeeded")},
+        "started_ms": int(status.get("started_ms") or 0),
+        "ended_ms": int(status.get("ended_ms") or 0),
+        "created_ms": record.created_ms,
+        "updated_ms": record.updated_ms,
+        "template": spec.template.model_dump(mode="json"),
+    }
+
+
+def has_ended(record: Record) -> bool:
+    """Whether a job has ended, however."""
+    return record.status.get("state") in ENDED
+
+
+def replica(record: Record) -> Json:
+    spec, status = record.spec.get("replica", {}), record.status
+    end = status.get("exit")
+    return {
+        "kind": "replica",
+        "name": record.name,
+        "uid": record.uid,
+        "owner_kind": spec.get("owner_kind"),
+        "owner": spec.get("owner"),
+        "release": int(record.spec.get("release") or 0),
+        "worker": int(record.spec.get("worker") or 0),
+        "attempt": int(record.spec.get("attempt") or 0),
+        "node": record.spec.get("node"),
+        "why": str(record.spec.get("why", "")),
+        "phase": str(status.get("phase") or "pending"),
+        "reason": str(status.get("reason", "")),
+        "ending": status.get("ending") or "",
+        "address": status.get("address"),
+        "port": status.get("port"),
+        "pid": status.get("pid"),
+        "started_ms": int(status.get("started_ms") or 0),
+        "ready_ms": int(status.get("ready_ms") or 0),
+        "exit": None if not end else {**end, "text": _ended(end)},
+        "last_log": str(status.get("last_log", "")),
+        "limits": str(status.get("limits", "none")),
+        "isolation": str(status.get("isolation", "none")),
+        "resources": spec.get("resources", {}),
+        "created_ms": record.created_ms,
+    }
+
+
+def node(record: Record, replicas: Iterable[Record]) -> Json:
+    """A node, with what `replicas` (of the whole cell) hold of it."""
+    status = record.status
+    capacity = Resources.model_validate(status.get("capacity") or record.spec.get("capacity") or {})
+    here = [item for item in replicas if item.spec.get("node") == record.name and item.status.get("phase") != "exited"]
+    held = [Resources.model_validate(item.spec.get("replica", {}).get("resources") or {}) for item in here]
+    unschedulable = bool(record.spec.get("unschedulable"))
+    state = str(status.get("state") or "unreachable")
+    if unschedulable and state == "ready":
+        state = "draining"
+    fresh = not status.get("state")
+    return {
+        "kind": "node",
+        "name": record.name,
+        "state": state,
+        "reason": "nothing was heard of it yet" if fresh else str(status.get("reason", "")),
+        "unschedulable": unschedulable,
+        "replicas": len(here),
+        "cpu_milli": capacity.cpu_milli,
+        "cpu_placed_milli": sum(item.cpu_milli for item in held),
+        "cpu_used_milli": int(status.get("cpu_used_milli") or 0),
+        "memory_mib": capacity.memory_mib,
+        "memory_placed_mib": sum(item.memory_mib for item in held),
+        "memory_used_mib": int(status.get("memory_used_mib") or 0),
+        "accelerator_milli": capacity.accelerator_milli,
+        "accelerator_type": capacity.accelerator_type,
+        "disk_free_mib": int(status.get("disk_free_mib") or 0),
+        "address": record.spec.get("address"),
+        "port": record.spec.get("port"),
+        "boot_id": status.get("boot_id"),
+        "seen_ms": int(status.get("seen_ms") or 0),
+        "created_ms": record.created_ms,
+    }
+
+
+def event(item: Event) -> Json:
+    return asdict(item)
+
+
+def _ended(end: Json) -> str:
+    return Exit.model_validate({key: value for key, value in end.items() if key in Exit.model_fields}).describe()
