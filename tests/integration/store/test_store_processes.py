@@ -114,8 +114,8 @@ def test_a_kill_loses_no_acknowledged_write(file: str, seed: int) -> None:
 
 
 @pytest.mark.soak
-def test_many_kills_lose_no_acknowledged_write(file: str) -> None:
-    kill_loop(file, random.Random(99), rounds=int(os.environ.get("LEPTON_AI_SOAK_ROUNDS", "2")))
+def test_many_kills_lose_no_acknowledged_write(file: str, soak: bool) -> None:
+    kill_loop(file, random.Random(99), rounds=200 if soak else 2)
 
 
 def test_a_kill_loses_no_acknowledged_write_on_postgresql(url: str) -> None:

@@ -44,7 +44,7 @@ def requests(draw: st.DrawFn) -> list[Request]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(nodes(), requests())
 def test_no_node_is_filled_over_its_capacity(cell: list[Node], asked: list[Request]) -> None:
     plan = place(Snapshot.of(cell), asked)
@@ -62,7 +62,7 @@ def test_no_node_is_filled_over_its_capacity(cell: list[Node], asked: list[Reque
                 assert node.capacity.accelerator_type == request.resources.accelerator_type
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(nodes(), requests(), st.randoms())
 def test_equal_cells_give_equal_plans_whatever_the_order_of_nodes(
     cell: list[Node], asked: list[Request], random: object
@@ -76,7 +76,7 @@ def test_equal_cells_give_equal_plans_whatever_the_order_of_nodes(
     assert (snapshot.used == before).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(nodes(), requests(), st.dictionaries(st.sampled_from(["node-0", "node-1"]), st.integers(0, 3)))
 def test_every_node_has_a_verdict_that_agrees_with_the_rules(
     cell: list[Node], asked: list[Request], beside: dict[str, int]

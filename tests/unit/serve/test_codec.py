@@ -185,7 +185,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=JSON, shape=JSON | st.lists(st.integers(-1, 4), max_size=3), datatype=st.sampled_from(["FP32", "INT64", 7]))
 def test_any_json_is_decoded_to_the_signature_or_refused(data: Any, shape: Any, datatype: Any) -> None:
     body = json.dumps({"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}]}).encode()
@@ -198,7 +198,7 @@ def test_any_json_is_decoded_to_the_signature_or_refused(data: Any, shape: Any, 
             assert np.isfinite(array).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_or_decoded(body: bytes) -> None:
     for decode in (CODEC.decode, CODEC.decode_plain, PAIR.decode_plain):
@@ -206,7 +206,7 @@ def test_any_bytes_are_refused_or_decoded(body: bytes) -> None:
             decode(body)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 120), st.binary(min_size=1, max_size=3))
 def test_a_damaged_request_never_breaks_the_decoder(position: int, noise: bytes) -> None:
     good = v2([1, 2, 3, 4], [1, 4], id="abc")
