@@ -15,7 +15,7 @@ from typing import Any
 
 from lepton_ai.demo.load import Result
 from lepton_ai.demo.shoot import Shot
-from lepton_ai.demo.traffic import Questions, Traffic
+from lepton_ai.demo.traffic import LONGEST_S, Questions, Traffic
 from lepton_ai.errors import LeptonError
 
 POLL_S = 0.02
@@ -31,9 +31,12 @@ class Offer:
     rate_per_s: float
     folder: Path
     retry: bool = False
+    longest_s: float = LONGEST_S
 
     def traffic(self) -> Traffic:
-        return Traffic(self.questions, self.folder, rate_per_s=self.rate_per_s, retry=self.retry)
+        return Traffic(
+            self.questions, self.folder, rate_per_s=self.rate_per_s, retry=self.retry, duration_s=self.longest_s
+        )
 
 
 @dataclass(frozen=True)
