@@ -74,6 +74,8 @@ def view(item: ModelVersion) -> dict[str, Any]:
         "model": item.name,
         "number": item.version,
         "ref": str(item),
+        "name": item.name,
+        "version": item.version,
         "kind": item.kind,
         "metrics": item.metrics,
         "protocol": item.protocol,
