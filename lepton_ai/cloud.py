@@ -168,6 +168,7 @@ def _state(path: Path, name: str, settings: Settings, nodes: int) -> State:
 def _prepare(state: State) -> str:
     """Key, database, nodes and the first token. Returns the token's text."""
     load_key(state.key_path)
+    state.lake_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # so that a client on this machine finds it at once
     with Store.open(state.store_url) as store:
         for name in state.nodes:
             folder = state.node_dir(name)
