@@ -65,14 +65,22 @@ def test_als_is_close_behind(movielens: Dataset) -> None:
     assert model.metrics["ndcg_at_10"] >= 0.43
 
 
-def test_a_broken_model_scores_badly(model: RecommenderModel, movielens: Dataset) -> None:
+@pytest.mark.parametrize("how", ["shuffled", "reversed", "of other items"])
+def test_a_broken_model_scores_badly(model: RecommenderModel, movielens: Dataset, how: str) -> None:
     broken = RecommenderModel().fit(movielens_rows(movielens))
     learnt = broken._fitted()
-    shuffled = np.random.default_rng(0).permutation(learnt.weights.ravel()).reshape(learnt.weights.shape)
-    broken._learnt = learnt._replace(weights=shuffled)
-    found = broken.evaluate(k=10)
+    weights, dice = learnt.weights, np.random.default_rng(0)
+    broken._learnt = {
+        "shuffled": lambda: learnt._replace(weights=dice.permutation(weights.ravel()).reshape(weights.shape)),
+        "reversed": lambda: learnt._replace(weights=-weights),
+        "of other items": lambda: learnt._replace(weights=np.roll(weights, 500, axis=1)),
+    }[how]()
+    good, found = model.evaluate(k=10), broken.evaluate(k=10)
+    assert (found.users, found.pairs) == (good.users, good.pairs)
     assert found.recall < 0.05
-    assert found.recall < model.evaluate(k=10).recall / 5
+    assert found.precision < 0.1
+    assert ndcg_at_k(broken, k=10) < 0.1
+    assert found.recall < good.recall / 5
 
 
 def test_the_graph_gives_every_user_the_same_answer(model: RecommenderModel) -> None:
@@ -109,6 +117,9 @@ def test_from_lake_to_registry(movielens: Dataset, model: RecommenderModel, tmp_
         fitted = RecommenderModel().fit(lake.table("ratings"))
         assert fitted.lineage == {"table": "ratings@1"}
         assert fitted.metrics == model.metrics
+        rows = lake.table("ratings")
+        assert recall_p_at_k(fitted, rows, k=10) == fitted.evaluate(rows, k=10)
+        assert recall_p_at_k(fitted, rows, k=10).trained == 80_000
         version = Registry(lake.objects).register("movies", fitted)
         assert (str(version), version.lineage) == ("movies@1", {"table": "ratings@1"})
         again = Registry(lake.objects).load("movies@1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -62,7 +63,8 @@ import json, resource, sys
 from lepton_ai.errors import LeptonError
 from lepton_ai.store import Create, Store
 store = Store.open(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+if len(sys.argv) > 2:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 done = 0
 try:
     while True:
@@ -150,7 +152,7 @@ def kill_loop(where: str, chance: random.Random, rounds: int) -> None:
 
 
 def test_a_file_that_may_not_grow(file: str) -> None:
-    out, _ = python(FILL, file).communicate(timeout=240)
+    out, _ = python(FILL, file, "400000").communicate(timeout=240)
     done, code, hint = json.loads(out)
     assert code in ("DiskFull", "Unavailable")
     assert "df -h" in hint
@@ -158,6 +160,47 @@ def test_a_file_that_may_not_grow(file: str) -> None:
         assert len(store.list("k")) == 2 * done
         assert done > 3
         store.create("w", "k", "again", {})
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB, 256 KiB of which a ballast takes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no small file system can be mounted here")
+    (folder / "ballast").write_bytes(b"x" * (256 << 10))
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_device_without_room(small: Path) -> None:
+    url = f"sqlite:///{small}/store.db"
+    child = python(FILL, url)
+    out, _ = child.communicate(timeout=240)
+    assert child.returncode == 0
+    done, code, hint = json.loads(out)
+    assert (code, hint) == ("DiskFull", f"free space: df -h {small}")
+    (small / "ballast").unlink()
+    with Store.open(url) as store:
+        assert len(store.list("k")) == 2 * done
+        assert done > 3
+        with store.reading() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        store.create("w", "k", "again", {"x": "x" * 4000})
+
+
+def test_a_new_store_on_a_device_without_room(small: Path) -> None:
+    with (small / "more").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    with pytest.raises(DiskFull) as caught:
+        Store.open(f"sqlite:///{small}/store.db")
+    assert "df -h" in str(caught.value.hint)
+    (small / "ballast").unlink()
+    with Store.open(f"sqlite:///{small}/store.db") as store:
+        assert store.create("w", "k", "n", {}).revision == 1
 
 
 def test_a_full_disk(file: str) -> None:
