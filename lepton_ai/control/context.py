@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from lepton_ai.control.backoff import Backoff
 from lepton_ai.control.clock import Clock
 from lepton_ai.control.mirror import Mirror, Op, Record
 from lepton_ai.control.options import Options
 from lepton_ai.control.ports import EventSink, Fleet, NodeView
 from lepton_ai.control.publish import Publisher
-from lepton_ai.errors import LeptonError, StaleEpoch
+from lepton_ai.errors import Conflict, LeptonError, StaleEpoch
 from lepton_ai.scheduler.snapshot import Node, Snapshot
 from lepton_ai.spec.replica import ReplicaReport
 from lepton_ai.spec.workload import Resources
@@ -54,7 +56,8 @@ class Memory:
     reported: set[str] = field(default_factory=set)
     demand: dict[str, Any] = field(default_factory=dict)
     node_written: dict[str, int] = field(default_factory=dict)
-    attempted: dict[str, int] = field(default_factory=dict)
+    since: dict[tuple[str, str], tuple[object, int]] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
 
 
 class Context:
@@ -68,6 +71,9 @@ class Context:
         self.views: Mapping[str, NodeView] = {}
         self.reports: dict[str, tuple[str, ReplicaReport]] = {}
         self.reserved: dict[str, list[int]] = {}
+        self.nodes: dict[str, Record] = {}
+        self.leaving: frozenset[str] = frozenset()
+        self.taken: dict[tuple[str | None, int | None], str] = {}
 
     # -- nodes
 
@@ -75,17 +81,23 @@ class Context:
         """Take the nodes' reports, then the records: in this order, so that a reported replica has its record."""
         self.views = dict(self.services.fleet.nodes())
         self.mirror.refresh()
-        known = {record.name for record in self.mirror.list("node")}
+        self.nodes = {record.name: record for record in self.mirror.list("node")}
+        self.leaving = frozenset(
+            name for name, record in self.nodes.items() if record.deleting or record.spec.get("unschedulable")
+        )
         for name, view in self.views.items():
-            if name not in known:
+            if name not in self.nodes:
                 continue
             if view.connected and view.report is not None:
                 self.memory.reported.add(name)
                 self.memory.lost_since.pop(name, None)
                 for report in view.report.replicas:
                     self.reports[report.uid] = (name, report)
+                    if report.port is not None and report.phase != "exited":
+                        self.taken[(report.address, report.port)] = report.uid
             else:
                 self.memory.lost_since.setdefault(name, self.tick_ms)
+        self.memory.since = {key: known for key, known in self.memory.since.items() if self.mirror.get(key[1])}
 
     def connected(self, node: str) -> bool:
         """Whether the node is there and has said what runs on it."""
@@ -97,12 +109,22 @@ class Context:
         return node in self.memory.reported or self.leading_ms >= self.options.first_report_s * 1000
 
     def all_settled(self) -> bool:
-        return all(self.settled(record.name) for record in self.mirror.list("node"))
+        return all(self.settled(name) for name in self.nodes)
 
     def silent_ms(self, node: str) -> int:
         """How long this leader has been without the node; 0 while it is connected."""
         since = self.memory.lost_since.get(node)
         return 0 if since is None else self.tick_ms - since
+
+    def lasted_ms(self, what: str, uid: str, value: object = None) -> int:
+        """For how long this leader has seen that `what` of the record is `value`: 0 at the first look.
+
+        Elapsed time, so that a wall clock that is set shortens and prolongs no wait; a new leader waits anew.
+        """
+        known = self.memory.since.get((what, uid))
+        if known is None or known[0] != value:
+            known = self.memory.since[(what, uid)] = (value, self.tick_ms)
+        return self.tick_ms - known[1]
 
     # -- room
 
@@ -114,7 +136,7 @@ class Context:
     def snapshot(self, groups: Mapping[str, Mapping[str, int]] | None = None) -> Snapshot:
         """The cell as the scheduler sees it now, with everything that this pass has reserved so far."""
         nodes = []
-        for record in self.mirror.list("node"):
+        for record in self.nodes.values():
             used = self.reserved.get(record.name, [0, 0, 0])
             nodes.append(Node(record.name, self._capacity(record), (used[0], used[1], used[2]), self.blocked(record)))
         return Snapshot.of(nodes, groups)
@@ -133,24 +155,26 @@ class Context:
     def usable_nodes(self) -> int:
         """How many nodes take work, those that fell silent a moment ago included: they mostly come back."""
         grace_ms = self.options.node_grace_s * 1000
-        count = 0
-        for record in self.mirror.list("node"):
-            quiet = not self.connected(record.name) and self.silent_ms(record.name) < grace_ms
-            count += not self.blocked(record) or (
-                quiet and not record.deleting and not record.spec.get("unschedulable")
-            )
-        return count
+        return sum(
+            name not in self.leaving and (self.connected(name) or self.silent_ms(name) < grace_ms)
+            for name in self.nodes
+        )
 
     def _capacity(self, record: Record) -> Resources:
         view = self.views.get(record.name)
         if view is not None and view.report is not None:
             return view.report.capacity
-        return Resources.model_validate(record.spec.get("capacity") or {})
+        try:
+            return Resources.model_validate(record.status.get("capacity") or record.spec.get("capacity") or {})
+        except ValidationError:
+            return Resources()  # it is blocked anyway while it says nothing better
 
     # -- writing
 
     def write(self, *ops: Op) -> list[Record | None]:
         """Together or not at all. Raises Conflict and StaleEpoch."""
+        if not ops:
+            return []
         return self.mirror.write(ops, self.lease)
 
     def write_each(self, ops: Iterable[Op]) -> None:
@@ -165,12 +189,20 @@ class Context:
                 act(record)
             except StaleEpoch:
                 raise
+            except Conflict as error:  # somebody changed it meanwhile: the next pass decides anew
+                _log.debug("%s %s/%s: %s", record.kind, record.workspace, record.name, error.message)
             except Exception as error:  # noqa: BLE001 - one bad record never stops a loop
                 self.memory.trouble.fail(record.uid, self.tick_ms)
                 if isinstance(error, LeptonError):
                     _log.warning("%s %s/%s: %s", record.kind, record.workspace, record.name, error.message)
                 else:
                     _log.exception("%s %s/%s", record.kind, record.workspace, record.name)
+
+    def say_once(self, record: Record, text: str) -> None:
+        """Log `text` about the record when it is news: passes come twice a second."""
+        if self.memory.said.get(record.uid) != text:
+            self.memory.said[record.uid] = text
+            _log.warning("%s %s/%s: %s", record.kind, record.workspace, record.name, text)
 
     def event(self, record: Record, reason: str, message: str, *, warning: bool = False) -> None:
         """Note for people what happened; a failure to note it is only logged."""

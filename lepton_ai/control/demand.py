@@ -14,6 +14,9 @@ from lepton_ai.scheduler.window import Window
 from lepton_ai.spec.workload import DeploymentSpec
 
 
+STALE_MS = 10_000
+
+
 @dataclass(slots=True)
 class Measured:
     """The load of one deployment as this leader saw it. Times are elapsed milliseconds."""
@@ -21,6 +24,7 @@ class Measured:
     window: Window
     measured_ms: int = -1
     active_ms: int = 0
+    request_ms: int = 0
 
 
 def demand(ctx: Context, record: Record, spec: DeploymentSpec) -> Demand:
@@ -40,13 +44,18 @@ def demand(ctx: Context, record: Record, spec: DeploymentSpec) -> Demand:
         known.measured_ms = measured_ms
         load = float(found.in_flight + found.held)
         known.window.add(measured_ms, load)
-        quiet_ms = max(0, ctx.now_ms - found.last_request_ms) if found.last_request_ms else None
-        if load or (quiet_ms is not None and quiet_ms < ctx.tick_ms - known.active_ms):
-            known.active_ms = ctx.tick_ms if load else ctx.tick_ms - (quiet_ms or 0)
-    fresh = (record.status.get("rollout") or {}).get("release") != spec.release
-    if held or fresh:  # a new release is started once, also while nobody asks: else nobody would know whether it can
+        if load or found.last_request_ms != known.request_ms:
+            known.active_ms = measured_ms
+        known.request_ms = found.last_request_ms
+    blind = measured_ms < 0 or ctx.tick_ms - measured_ms > STALE_MS
+    if blind:
+        known.window.add(ctx.tick_ms, known.window.max(ctx.tick_ms))
+    rollout = record.status.get("rollout") or {}
+    fresh = rollout.get("release") != spec.release
+    # A new release is started once, also while nobody asks: else nobody would know whether it can.
+    if held or blind or fresh or rollout.get("state") == "progressing":
         known.active_ms = ctx.tick_ms
-    busy = held or measured_ms < 0 or (found is not None and found.in_flight)
+    busy = held or (found is not None and found.in_flight)
     return Demand(
         peak=known.window.max(ctx.tick_ms),
         held=held,

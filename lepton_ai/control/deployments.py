@@ -60,7 +60,7 @@ def _starts(
     given_up = progress.failed and not progress.serving
     if template is None or given_up or not ctx.all_settled():
         return [], []
-    if template.exclusive and fleet.running:
+    if template.exclusive and (fleet.running or fleet.lost):
         return [], []
     missing = rollout.room_for(wanted.replicas, fleet, len(ends))
     key = f"{record.uid}/{progress.release}/0"

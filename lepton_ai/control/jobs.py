@@ -59,7 +59,7 @@ def _one(ctx: Context, record: Record, queue: Queue) -> None:
     copies = ctx.mirror.owned("replica", record.uid)
     if state == "stopped":  # started again: what ended before says nothing about this run
         status = {"state": "queued", "reason": "", "since_attempt": len(copies), "observed": record.generation}
-        ctx.write_each([Update(record, status={**record.status, **status, "ended_ms": 0})])
+        ctx.write(Update(record, status={**record.status, **status, "started_ms": 0, "ended_ms": 0}))
         return
     workers = _workers(ctx, spec, copies, int(record.status.get("since_attempt", 0)))
     ops: list[Op] = _superseded(ctx, workers)
@@ -72,7 +72,8 @@ def _one(ctx: Context, record: Record, queue: Queue) -> None:
         starts, reason = _starts(ctx, record, spec, workers, queue)
         ops += starts
         state = _state(workers, bool(starts))
-    ctx.write_each([*ops, *changed(record, _status(ctx, record, workers, state, reason))])
+    # Together or not at all: half a gang would hold its room and wait for the other half.
+    ctx.write(*ops, *changed(record, _status(ctx, record, workers, state, reason)))
 
 
 # -- deciding
@@ -90,9 +91,11 @@ def _workers(ctx: Context, spec: JobSpec, copies: list[Record], since: int) -> l
             if copy.status.get("phase") != "exited":
                 if not copy.status.get("ending") and not replicas.missing(ctx, copy):
                     worker.live = copy
+            elif copy.status.get("ending"):
+                continue  # it was told to end: how it did says nothing about the work
             elif end.get("code") == 0 and not end.get("lost"):
                 worker.done = True
-            elif not end.get("lost") and not copy.status.get("ending"):
+            elif not end.get("lost"):
                 worker.failures += 1
         if worker.done:
             worker.live = None
@@ -170,9 +173,9 @@ def _starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], 
     requests = [Request(str(worker.index), spec.template.resources) for worker in due]
     plan = place(ctx.snapshot(), requests, together=first)
     unplaced = next((item for item in plan if item.node is None), None)
+    if unplaced is not None and _fits_empty(ctx, requests):
+        queue.ahead = queue.ahead or record.name
     if unplaced is not None and first:
-        if _fits_empty(ctx, requests):
-            queue.ahead = queue.ahead or record.name
         return [], unplaced.reason
     ops: list[Op] = []
     for worker, placement in zip(due, plan, strict=True):

@@ -47,9 +47,11 @@ class Loop:
             if self._epoch:
                 self._epoch = 0
                 self.services.fleet.connect((), 0)
+                self.services.publisher.rest()
             return False
         if lease.epoch != self._epoch:
             self._epoch, self._memory = lease.epoch, self._blank()
+            self.services.publisher.rest()
         try:
             ctx = Context(self.services, self._memory, lease, self.leader.since_ms)
             machines.connect(ctx)

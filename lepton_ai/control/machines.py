@@ -17,28 +17,33 @@ CHANGING = ("cpu_used_milli", "memory_used_mib", "disk_free_mib", "seen_ms")
 def connect(ctx: Context) -> None:
     """Tell the fleet which nodes there are and who leads."""
     ctx.mirror.refresh()
-    addresses = [
-        NodeAddress(
-            record.name,
-            str(record.spec.get("address", "127.0.0.1")),
-            int(record.spec.get("port", 0)),
-            str(record.spec.get("token_file", "")),
-        )
-        for record in ctx.mirror.list("node")
-    ]
+    addresses = [_address(record) for record in ctx.mirror.list("node")]
     ctx.services.fleet.connect(addresses, ctx.lease.epoch)
 
 
 def reconcile(ctx: Context) -> None:
     """Write down what nodes say: at once when it matters, else every `node_status_s`."""
-    ctx.each(ctx.mirror.list("node"), lambda record: _one(ctx, record))
+    ops: list[Op] = []
+    ctx.each(ctx.mirror.list("node"), lambda record: _one(ctx, record, ops))
+    ctx.write_each(ops)
 
 
-def _one(ctx: Context, record: Record) -> None:
+def _address(record: Record) -> NodeAddress:
+    port = record.spec.get("port", 0)
+    return NodeAddress(
+        record.name,
+        str(record.spec.get("address", "127.0.0.1")),
+        port if isinstance(port, int) else 0,
+        str(record.spec.get("token_file", "")),
+    )
+
+
+def _one(ctx: Context, record: Record, ops: list[Op]) -> None:
     name = record.name
     view = ctx.views.get(name)
     status: dict[str, Any] = dict(record.status)
-    status["reason"] = ctx.blocked(record)
+    if ctx.settled(name) or "reason" not in status:
+        status["reason"] = ctx.blocked(record)
     if not ctx.connected(name):
         status["state"] = "unreachable" if ctx.settled(name) else status.get("state", "unreachable")
     else:
@@ -66,7 +71,11 @@ def _one(ctx: Context, record: Record) -> None:
         warning = status["state"] == "unreachable"
         text = f"{record.status.get('state') or 'new'} -> {status['state']}"
         ctx.event(record, "State", text + (f": {status['reason']}" if status["reason"] else ""), warning=warning)
-    ops: list[Op] = list(changed(record, status))
-    if record.deleting and not any(item.spec["node"] == name for item in ctx.mirror.list("replica")):
-        ops = [Delete(record)]
-    ctx.write_each(ops)
+    if record.deleting and not any(_runs_on(item, name) for item in ctx.mirror.list("replica")):
+        ops.append(Delete(record))
+    else:
+        ops.extend(changed(record, status))
+
+
+def _runs_on(record: Record, node: str) -> bool:
+    return record.spec.get("node") == node and record.status.get("phase") != "exited"

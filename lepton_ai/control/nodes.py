@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,8 @@ SILENT_S = 2.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.05, 1.0
 ORDER_S = 10.0
 KEEPALIVE_S = 2.0
+LEADS_S = 3.0
+"""Exclusive work is renewed so long after the loop last said that it leads: less than another needs to take over."""
 LOG_SILENT_S = 30.0
 LINES_BYTES_MAX = 1 << 20
 
@@ -40,7 +43,7 @@ class HttpFleet:
         self._archive = archive
         self._lock = threading.Lock()
         self._links: dict[str, _Link] = {}
-        self._epoch = 0
+        self._epoch, self._led_s = 0, 0.0
         self._changed: Callable[[], None] = lambda: None
         self._archiving: set[str] = set()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="archive")
@@ -60,14 +63,14 @@ class HttpFleet:
 
     def connect(self, nodes: Sequence[NodeAddress], epoch: int) -> None:
         with self._lock:
-            self._epoch = epoch
+            self._epoch, self._led_s = epoch, time.monotonic()
             wanted = {node.name: node for node in nodes} if epoch else {}
             for name in [name for name, link in self._links.items() if wanted.get(name) != link.node]:
                 link = self._links.pop(name)
                 self._loop.call_soon_threadsafe(link.close)
             for name, node in wanted.items():
                 if name not in self._links:
-                    link = self._links[name] = _Link(node, self._note, lambda: self._epoch)
+                    link = self._links[name] = _Link(node, self._note, self._leads)
                     self._loop.call_soon_threadsafe(link.open)
 
     def nodes(self) -> Mapping[str, NodeView]:
@@ -121,6 +124,10 @@ class HttpFleet:
 
     def _note(self) -> None:
         self._changed()
+
+    def _leads(self) -> int:
+        """The epoch for which exclusive work may be renewed now; 0: for none."""
+        return self._epoch if time.monotonic() - self._led_s < LEADS_S else 0
 
     def _send(self, node: str, epoch: int, method: str, path: str, body: bytes | None = None) -> None:
         with self._lock:

@@ -28,11 +28,13 @@ class Publisher:
         self._lock = threading.Condition()
         self._wanted: Routes | None = None
         self._confirmed: Routes | None = None
-        self._publishing: Routes | None = None
         self._since: dict[str, int] = {}
         self._left: dict[str, int] = {}
+        self._perhaps: set[str] = set()
         self._stats: tuple[RouteStats, ...] = ()
         self._stats_ms = -1
+        self._before: tuple[RouteStats, ...] = ()
+        self._before_ms = -1
         self._held: dict[str, int] = {}
         self._hurry = False
         self._closed = False
@@ -71,6 +73,12 @@ class Publisher:
             self._publish()
             self._measure()
 
+    def rest(self) -> None:
+        """Another leads, or led meanwhile: nothing is wanted by us, and what is confirmed is not known."""
+        with self._lock:
+            self._wanted = self._confirmed = None
+            self._since, self._left, self._hurry = {}, {}, False
+
     def routed_ms(self, uid: str) -> int | None:
         """For how long the gateway has confirmed to send requests to the replica; None: it does not."""
         with self._lock:
@@ -80,16 +88,19 @@ class Publisher:
     def is_out(self, uid: str) -> bool:
         """Whether the gateway certainly sends it nothing: some set is confirmed, and none that may be live has it."""
         with self._lock:
-            if self._confirmed is None:
-                return False
-            return uid not in self._since and (self._publishing is None or uid not in endpoints(self._publishing))
+            return self._confirmed is not None and uid not in self._since and uid not in self._perhaps
 
-    def in_flight(self, uid: str) -> int | None:
-        """Requests in flight at the replica, measured after it left the routes; None: not measured since."""
+    def in_flight(self, uid: str, workspace: str, name: str) -> int | None:
+        """Requests in flight at a replica that left the routes of that deployment; None: not measured since.
+
+        The gateway counts by endpoint only while one is routed: what remains of the deployment's total is in flight
+        at those that left, and none of them is done before all are. The larger of two measurements, because a
+        gateway's figures are not of one instant.
+        """
         with self._lock:
-            if self._stats_ms < self._left.get(uid, 0):
+            if self._before_ms < self._left.get(uid, 0):
                 return None
-            return sum(stats.in_flight_by_replica.get(uid, 0) for stats in self._stats)
+            return max(_elsewhere(self._before, uid, workspace, name), _elsewhere(self._stats, uid, workspace, name))
 
     def stats(self) -> tuple[int, Mapping[tuple[str, str], RouteStats]]:
         """(when measured, elapsed ms; -1 never) and the figures by (workspace, name)."""
@@ -121,7 +132,8 @@ class Publisher:
             routes = self._wanted
             if routes is None or routes == self._confirmed:
                 return
-            self._publishing = routes
+            # Until a set is confirmed, every one that was begun may be what the gateway does.
+            self._perhaps |= endpoints(routes)
         error = ""
         try:
             self._gateway.publish(routes)
@@ -132,14 +144,14 @@ class Publisher:
             error = f"{type(problem).__name__}: {problem}"
         with self._lock:
             now_ms = self._clock.elapsed_ms()
-            self._publishing, self.error = None, error
+            self.error = error
             if not error:
                 live = endpoints(routes)
                 for uid in set(self._since) - live:
                     self._left[uid] = now_ms
                 self._since = {uid: self._since.get(uid, now_ms) for uid in live}
                 self._left = {uid: t for uid, t in self._left.items() if uid not in live and now_ms - t < 7_200_000}
-                self._confirmed = routes
+                self._confirmed, self._perhaps = routes, set()
         if error:
             _log.warning("the gateway did not take the routes: %s", error)
         self._changed()
@@ -158,6 +170,7 @@ class Publisher:
         held = {f"{item.workspace}/{item.name}": item.held for item in stats if item.held}
         with self._lock:
             # `now_ms` was read before the figures: they are at least as new as that.
+            self._before, self._before_ms = self._stats, self._stats_ms
             self._stats, self._stats_ms, self._held = stats, now_ms, held
             notable = self._hurry or bool(held)
         if notable:
@@ -179,6 +192,15 @@ class Publisher:
                 self._changed()
             # Answers at once while anything is held or the activator is away: look again soon, not in a spin.
             pause.wait(0.05 if news else 0.2)
+
+
+def _elsewhere(stats: tuple[RouteStats, ...], uid: str, workspace: str, name: str) -> int:
+    for item in stats:
+        if (item.workspace, item.name) == (workspace, name):
+            if uid in item.in_flight_by_replica:
+                return item.in_flight_by_replica[uid]
+            return max(0, item.in_flight - sum(item.in_flight_by_replica.values()))
+    return 0
 
 
 def endpoints(routes: Routes) -> set[str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Create, Delete, Op, Record, Update, changed
-from lepton_ai.errors import LeptonError
+from lepton_ai.errors import Busy, LeptonError, StaleEpoch, Timeout, Unavailable
 from lepton_ai.spec.replica import Exit, FetchBlob, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Template
 
@@ -21,27 +23,16 @@ CHURNING = frozenset({"cpu_milli", "memory_mib", "last_log", "uid"})
 def reconcile(ctx: Context) -> None:
     """Take in the reports, move what drains, and reserve room for everything that may still run."""
     ops: list[Op] = []
-    for record in ctx.mirror.list("replica"):
-        if record.status.get("phase") == "exited":
-            continue
-        ops.extend(changed(record, _advance(ctx, record, _observe(ctx, record))))
+    ctx.each(_running(ctx), lambda record: ops.extend(changed(record, _advance(ctx, record, _look(ctx, record)))))
     _note_crashes(ctx, ops)
     ctx.write_each(ops)
-    for record in ctx.mirror.list("replica"):
-        if record.status.get("phase") != "exited":
-            ctx.reserve(str(record.spec["node"]), spec_of(ctx, record).resources)
+    ctx.each(_running(ctx), lambda record: ctx.reserve(str(record.spec["node"]), spec_of(ctx, record).resources))
 
 
 def order(ctx: Context) -> None:
     """Send every node what it should do and does not do yet; lost orders are repeated after a while."""
     budget = {name: ctx.options.max_orders_per_pass for name in ctx.views}
-    for record in ctx.mirror.list("replica"):
-        node = str(record.spec["node"])
-        if ctx.connected(node) and budget.get(node, 0) > 0:
-            try:
-                budget[node] -= _order_one(ctx, record, node)
-            except LeptonError as error:
-                _refuse(ctx, record, error)
+    ctx.each(ctx.mirror.list("replica"), lambda record: _order(ctx, record, budget))
     for uid, (node, report) in ctx.reports.items():
         if ctx.mirror.get(uid) is not None or budget.get(node, 0) <= 0:
             continue
@@ -95,6 +86,7 @@ def creation(ctx: Context, owner: Record, template: Template, node: str, values:
 
 
 def spec_of(ctx: Context, record: Record) -> ReplicaSpec:
+    """What was ordered. Raises for a record that nobody can read (`reconcile` ends those first)."""
     return ctx.mirror.parse(record, ReplicaSpec, record.spec["replica"])
 
 
@@ -106,9 +98,10 @@ def alive(ctx: Context, record: Record) -> bool:
 
 def missing(ctx: Context, record: Record) -> bool:
     """Whether its node has been silent for so long that another should do its work."""
-    if record.status.get("phase") != "unknown":
+    node = str(record.spec["node"])
+    if record.status.get("phase") == "exited" or ctx.connected(node) or not ctx.settled(node):
         return False
-    return ctx.silent_ms(str(record.spec["node"])) >= grace_ms(ctx, record)
+    return ctx.silent_ms(node) >= grace_ms(ctx, record)
 
 
 def grace_ms(ctx: Context, record: Record) -> float:
@@ -116,6 +109,11 @@ def grace_ms(ctx: Context, record: Record) -> float:
     if spec.exclusive:
         return (spec.lease_s + ctx.options.exclusive_margin_s) * 1000
     return (ctx.options.job_grace_s if spec.owner_kind == "job" else ctx.options.node_grace_s) * 1000
+
+
+def serves(record: Record) -> bool:
+    """Ready by its node's own word of now."""
+    return takes_requests(record) and record.status.get("phase") == "ready"
 
 
 def takes_requests(record: Record) -> bool:
@@ -127,17 +125,17 @@ def takes_requests(record: Record) -> bool:
 
 
 def relied_on(ctx: Context, record: Record) -> bool:
-    """Whether another may be taken away because this one serves: ready, and in the gateway for a moment."""
+    """Whether another may be taken away because this one serves: ready now, and in the gateway for a moment."""
     routed_ms = ctx.services.publisher.routed_ms(record.uid)
-    return takes_requests(record) and routed_ms is not None and routed_ms >= ctx.options.settle_s * 1000
+    return serves(record) and routed_ms is not None and routed_ms >= ctx.options.settle_s * 1000
 
 
 def ending(ctx: Context, record: Record, why: str) -> Update:
     """It is wanted no more: out of the gateway first when requests may reach it, else stopped at once."""
-    serves = record.status.get("phase") in ("ready", "unready", "unknown") and record.status.get("port")
+    routed = record.status.get("phase") in ("ready", "unready", "unknown") and record.status.get("port")
     if spec_of(ctx, record).owner_kind == "job":
-        serves = False
-    status = {**record.status, "ending": why, "reason": why, "phase": "draining" if serves else "stopping"}
+        routed = False
+    status = {**record.status, "ending": why, "reason": why, "phase": "draining" if routed else "stopping"}
     status["drain_ms"] = ctx.now_ms
     return Update(record, status=status)
 
@@ -162,11 +160,11 @@ def last_log(ctx: Context, record: Record) -> str:
 
 
 def forgotten(ctx: Context, record: Record) -> bool:
-    """Whether nothing of it is left on its node (or the node itself is gone), so that its record may go."""
-    node = str(record.spec["node"])
+    """Whether its record may go: it has ended, and its node has let go of its log, or is away for longer."""
+    node = str(record.spec.get("node"))
     if record.status.get("phase") != "exited" or record.uid in ctx.reports:
         return False
-    return ctx.connected(node) or not any(item.name == node for item in ctx.mirror.list("node"))
+    return ctx.connected(node) or node not in ctx.nodes or ctx.silent_ms(node) >= ctx.options.job_grace_s * 1000
 
 
 def deletions(ctx: Context, records: list[Record]) -> list[Op]:
@@ -176,10 +174,24 @@ def deletions(ctx: Context, records: list[Record]) -> list[Op]:
 # -- observing
 
 
-def _observe(ctx: Context, record: Record) -> dict[str, Any]:
-    status, node = dict(record.status), str(record.spec["node"])
-    known = any(item.name == node for item in ctx.mirror.list("node")) if node not in ctx.views else True
-    if not known:
+def _running(ctx: Context) -> list[Record]:
+    return [record for record in ctx.mirror.list("replica") if record.status.get("phase") != "exited"]
+
+
+def _look(ctx: Context, record: Record) -> dict[str, Any]:
+    try:
+        spec_of(ctx, record)
+        node = record.spec["node"]
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+        # Nobody can say what it is, so nobody can want it: its node is told to end what it may be.
+        ctx.say_once(record, f"its record cannot be read ({type(error).__name__})")
+        return _gone(ctx, dict(record.status), "its record cannot be read")
+    return _observe(ctx, record, str(node))
+
+
+def _observe(ctx: Context, record: Record, node: str) -> dict[str, Any]:
+    status = dict(record.status)
+    if node not in ctx.nodes or (ctx.nodes[node].deleting and missing(ctx, record)):
         return _gone(ctx, status, f"node {node} was removed from the cell")
     if not ctx.connected(node):
         view = ctx.views.get(node)
@@ -193,6 +205,9 @@ def _observe(ctx: Context, record: Record) -> dict[str, Any]:
     if status.get("seen"):
         return _gone(ctx, status, f"node {node} knows nothing of it any more")
     if status.get("ending"):
+        # An order to start it may still be under way: of work that must not run twice that is waited for.
+        if spec_of(ctx, record).exclusive and ctx.lasted_ms("unseen", record.uid) < grace_ms(ctx, record):
+            return status
         return _gone(ctx, status, "it was stopped before it started")
     if status.get("phase") == "unknown":
         status.update(phase="placed", reason="")
@@ -210,7 +225,8 @@ def _merge(ctx: Context, status: dict[str, Any], report: ReplicaReport) -> dict[
     if report.exit is not None:
         exit_ = report.exit
         # By a node's own word (its shim was killed, the cell was stopped), whatever signal ended the process then.
-        fields["exit"]["lost"] = exit_.code != 0 and not exit_.out_of_memory and exit_.reason.startswith("lost")
+        lost_there = exit_.reason.startswith(("lost", "lease lost"))
+        fields["exit"]["lost"] = exit_.code != 0 and not exit_.out_of_memory and lost_there
     if status.get("ending") and phase != "exited":
         fields["phase"], fields["reason"] = before, status["ending"]
     fields["ready_ms"] = status.get("ready_ms") or report.ready_ms or (ctx.now_ms if phase == "ready" else 0)
@@ -235,10 +251,11 @@ def _advance(ctx: Context, record: Record, status: dict[str, Any]) -> dict[str, 
     if status.get("phase") != "draining":
         return status
     publisher = ctx.services.publisher
-    waited_ms = ctx.now_ms - int(status.get("drain_ms", 0))
+    waited_ms = ctx.lasted_ms("draining", record.uid)
     limit_ms = float(record.spec.get("drain_s", 0)) * 1000
     if publisher.is_out(record.uid):
-        if publisher.in_flight(record.uid) == 0 or waited_ms >= limit_ms:
+        owner = spec_of(ctx, record)
+        if publisher.in_flight(record.uid, owner.workspace, owner.owner) == 0 or waited_ms >= limit_ms:
             status["phase"] = "stopping"
     elif waited_ms >= limit_ms + ctx.options.drain_margin_s * 1000:
         status.update(phase="stopping", reason=f"{status['ending']}; the gateway confirmed nothing in time")
@@ -265,6 +282,18 @@ def crash_key(record: Record) -> str:
 # -- orders
 
 
+def _order(ctx: Context, record: Record, budget: dict[str, int]) -> None:
+    node = str(record.spec.get("node"))
+    if not ctx.connected(node) or budget.get(node, 0) <= 0:
+        return
+    try:
+        budget[node] -= _order_one(ctx, record, node)
+    except (StaleEpoch, Unavailable, Busy, Timeout):
+        raise
+    except LeptonError as error:
+        _refuse(ctx, record, error)
+
+
 def _order_one(ctx: Context, record: Record, node: str) -> int:
     status, fleet, epoch = record.status, ctx.services.fleet, ctx.lease.epoch
     found = ctx.reports.get(record.uid)
@@ -283,7 +312,11 @@ def _order_one(ctx: Context, record: Record, node: str) -> int:
     elif verb == "stop":
         fleet.stop(node, record.uid, None, epoch)
     else:
-        fleet.forget(node, record.uid, epoch, spec_of(ctx, record))
+        try:
+            spec = spec_of(ctx, record)
+        except (ValidationError, KeyError, TypeError):
+            spec = None
+        fleet.forget(node, record.uid, epoch, spec)
     return 1
 
 

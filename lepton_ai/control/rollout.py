@@ -20,6 +20,7 @@ from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Template
 
 SURGE_SHARE = 0.25
 UNHEALTHY_S = 10.0
+NEVER_SERVED = frozenset({"placed", "fetching", "starting"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Fleet:
                 fleet.lost.append(copy)
             elif int(copy.spec.get("release", 0)) != release:
                 fleet.old.append(copy)
-            elif _must_leave(ctx, copy):
+            elif str(copy.spec["node"]) in ctx.leaving:
                 fleet.leaving.append(copy)
             else:
                 fleet.staying.append(copy)
@@ -156,23 +157,28 @@ def ends(ctx: Context, fleet: Fleet, wanted: Wanted) -> dict[str, Update]:
         found[copy.uid] = replicas.ending(ctx, copy, why)
 
     count = wanted.scale.replicas
+    others = [*fleet.old, *fleet.leaving]
     if count == 0 or (wanted.progress.failed and not wanted.progress.serving):
         why = wanted.scale.reason if count == 0 else "its release failed"
-        for copy in [*fleet.staying, *fleet.leaving, *fleet.old, *fleet.lost]:
+        for copy in [*fleet.staying, *others, *fleet.lost]:
             end(copy, why)
         return found
     for copy in fleet.staying:
         if (why := _unhealthy(ctx, copy)) and len(found) == 0:
             end(copy, why)
     if wanted.spec.template.exclusive:
-        for copy in [*fleet.old, *fleet.leaving]:
+        for copy in others:
             end(copy, _why(copy, wanted))
+        for copy in fleet.lost:  # its lease is over: whatever its node says later, it is not to start again
+            end(copy, f"{copy.spec['node']} was silent for longer than its lease")
         return found
     good = [copy for copy in fleet.staying if replicas.relied_on(ctx, copy) and copy.uid not in found]
-    others = [*fleet.old, *fleet.leaving]
-    useful = [copy for copy in others if replicas.takes_requests(copy)]
+    # Those of silent nodes that may be back in a moment are neither counted nor ended before all is well.
+    useful = [copy for copy in others if replicas.serves(copy)]
+    weak = [copy for copy in others if copy.status.get("phase") == "unready"][: len(good)]
     for copy in others:
-        if copy not in useful and (good or copy in fleet.old):
+        useless = copy not in useful and len(good) >= count
+        if useless or copy in weak or copy.status.get("phase") in NEVER_SERVED:
             end(copy, _why(copy, wanted))
     spare = len(good) + len(useful) - count
     for copy in useful[: max(0, spare)]:
@@ -217,17 +223,10 @@ def _is_up(ctx: Context, spec: DeploymentSpec, copies: list[Record]) -> bool:
     return len(own) == len(alive) and ready > 0 and ready >= min(len(own), spec.replicas.min)
 
 
-def _must_leave(ctx: Context, copy: Record) -> bool:
-    node = str(copy.spec["node"])
-    return any(
-        item.name == node and (item.deleting or item.spec.get("unschedulable")) for item in ctx.mirror.list("node")
-    )
-
-
 def _unhealthy(ctx: Context, copy: Record) -> str:
     """A replica that was ready and has not been for long is replaced: a fresh one is the better guess."""
     if copy.status.get("phase") != "unready":
         return ""
-    for_ms = ctx.now_ms - int(copy.status.get("unready_ms") or ctx.now_ms)
+    for_ms = ctx.lasted_ms("unready", copy.uid, copy.status.get("unready_ms"))
     limit_s = max(UNHEALTHY_S, replicas.spec_of(ctx, copy).health.startup_deadline_s)
     return f"unhealthy for {limit_s:g} s: {copy.status.get('reason', '')}" if for_ms >= limit_s * 1000 else ""

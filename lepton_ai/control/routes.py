@@ -5,7 +5,6 @@ Owns which replicas take requests and with what share. Telling the gateway is `p
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 
 from lepton_ai.control import replicas
@@ -17,8 +16,6 @@ from lepton_ai.spec.workload import DeploymentSpec
 
 SHARE = 100
 
-_log = logging.getLogger(__name__)
-
 
 def routes(ctx: Context) -> Routes:
     """The routes of every deployment that is not being removed. One that cannot be expressed is left out, and said."""
@@ -29,7 +26,9 @@ def routes(ctx: Context) -> Routes:
         try:
             found.append(_route(ctx, record))
         except LeptonError as error:
-            _log.warning("no route for %s/%s: %s", record.workspace, record.name, error.message)
+            ctx.say_once(record, f"no route: {error.message}")
+        except (ValueError, KeyError, TypeError) as error:  # what is stored is not what it should be
+            ctx.say_once(record, f"no route: its record cannot be read ({type(error).__name__})")
     return Routes(routes=tuple(found))
 
 
@@ -47,16 +46,21 @@ def endpoint_context(workspace: str, name: str) -> str:
 def _route(ctx: Context, record: Record) -> Route:
     spec = ctx.mirror.parse(record, DeploymentSpec)
     template = spec.template
+    copies = ctx.mirror.owned("replica", record.uid)
     by_release: dict[int, list[Endpoint]] = defaultdict(list)
-    for copy in ctx.mirror.owned("replica", record.uid):
-        if replicas.takes_requests(copy):
-            address, port = str(copy.status["address"]), int(copy.status["port"])
-            by_release[int(copy.spec["release"])].append(Endpoint(replica=copy.uid, address=address, port=port))
+    for copy in _callable(ctx, record, copies):
+        address, port = str(copy.status["address"]), int(copy.status["port"])
+        by_release[int(copy.spec["release"])].append(Endpoint(replica=copy.uid, address=address, port=port))
     # By the number of replicas, so that an exchange of releases moves the load as it moves the capacity.
     backends = [
         Backend(release=number, weight=SHARE * len(ends), endpoints=tuple(ends))
         for number, ends in sorted(by_release.items())
     ]
+    # An empty one stays while replicas of it finish what they have: its figures say when they are done.
+    draining = {int(copy.spec["release"]) for copy in copies if copy.status.get("phase") == "draining"}
+    backends += [Backend(release=number, weight=0) for number in sorted(draining - set(by_release))]
+    if not by_release:
+        backends = [Backend(release=spec.release), *(item for item in backends if item.release != spec.release)]
     tokens = None
     if spec.tokens is not None:
         context = endpoint_context(record.workspace, record.name)
@@ -66,10 +70,28 @@ def _route(ctx: Context, record: Record) -> Route:
     return Route(
         workspace=record.workspace,
         name=record.name,
-        backends=tuple(backends) or (Backend(release=spec.release),),
+        backends=tuple(backends),
         tokens=tokens,
         idempotent=template.idempotent,
         request_timeout_s=template.request_timeout_s,
         health_path=template.health.path,
         activate=not hopeless,
     )
+
+
+def _callable(ctx: Context, record: Record, copies: list[Record]) -> list[Record]:
+    """Those that requests go to: the ready, and the silent while they may be serving and others do not suffice.
+
+    A silent one whose address another replica has by now is gone for certain: calling it would reach the other.
+    """
+    ready = [copy for copy in copies if replicas.serves(copy)]
+    enough = len(ready) >= int(record.status.get("wanted", 0))
+    silent = [
+        copy
+        for copy in copies
+        if replicas.takes_requests(copy)
+        and not replicas.serves(copy)
+        and not (enough and replicas.missing(ctx, copy))
+        and ctx.taken.get((copy.status["address"], copy.status["port"]), copy.uid) == copy.uid
+    ]
+    return [*ready, *silent]

@@ -10,6 +10,10 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
+from sim.clock import FakeClock
+from sim.fleet import FakeFleet, Network
+from sim.gateway import FakeGateway
+
 from lepton_ai.control.context import Services
 from lepton_ai.control.leader import Leader
 from lepton_ai.control.loop import Loop
@@ -18,9 +22,6 @@ from lepton_ai.control.options import Options
 from lepton_ai.control.publish import Publisher
 from lepton_ai.errors import Corrupt, NotFound
 from lepton_ai.store import Lease, Op, Record, Store
-from sim.clock import FakeClock
-from sim.fleet import FakeFleet, Network
-from sim.gateway import FakeGateway
 
 
 class Killed(BaseException):

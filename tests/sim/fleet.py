@@ -9,12 +9,13 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sim.clock import FakeClock
+from sim.machine import Machine
+
 from lepton_ai.control.nodes import KEEPALIVE_S, SILENT_S
 from lepton_ai.control.ports import NodeAddress, NodeView
 from lepton_ai.errors import LeptonError, StaleEpoch
 from lepton_ai.spec.replica import NodeReport, ReplicaSpec
-from sim.clock import FakeClock
-from sim.machine import Machine
 
 Order = Callable[[Machine], None]
 

@@ -13,10 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from lepton_ai.errors import Invalid, Timeout
-from lepton_ai.spec.route import Endpoint, Route, Routes, RouteStats
 from sim.clock import FakeClock
 from sim.machine import Copy, Machine
+
+from lepton_ai.errors import Invalid, Timeout
+from lepton_ai.spec.route import Endpoint, Route, Routes, RouteStats
 
 HOLD_MS = 120_000
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sim.clock import FakeClock
+
 from lepton_ai.errors import Conflict, StaleEpoch
 from lepton_ai.spec.replica import Exit, NodeReport, Phase, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Resources
-from sim.clock import FakeClock
 
 FIRST_PORT = 20_000
 ADDRESS = "127.0.0.1"

@@ -12,15 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lepton_ai.control.options import Options
-from lepton_ai.spec.workload import Resources
-from lepton_ai.store import Record
 from sim.clock import FakeClock
 from sim.control import Control, FaultyStore, Killed, Notes
 from sim.fleet import Network
 from sim.gateway import Callers, FakeGateway
 from sim.machine import Copy, Machine, Ports
 from sim.person import WORKSPACE, Person
+
+from lepton_ai.control.options import Options
+from lepton_ai.spec.workload import Resources
+from lepton_ai.store import Record
 
 STEP_MS = 100
 NODE = Resources(cpu_milli=4000, memory_mib=8192)
@@ -50,7 +51,7 @@ class World:
         self.notes = Notes()
         self.controls: list[Control] = []
         self.start_control()
-        self.watched = True
+        self.watched, self.expects_errors = True, False
         self.lowest: dict[str, int] = {}
 
     def __enter__(self) -> World:
@@ -100,9 +101,7 @@ class World:
 
     def start_control(self) -> Control:
         self.seed += 1
-        control = Control(
-            self.store, self.clock, self.network, self.gateway, self.notes, self.options, self.seed
-        )
+        control = Control(self.store, self.clock, self.network, self.gateway, self.notes, self.options, self.seed)
         self.controls.append(control)
         return control
 
@@ -227,7 +226,9 @@ class World:
         release = status["serving"] if status["rollout"]["state"] == "failed" else record.spec["release"]
         if not self.ready(name, int(status["wanted"]), release):
             there = [(node, copy.spec.name, copy.phase) for node, copy in self.copies(name)]
-            wrong.append(f"{name} wants {status['wanted']} of #{release}, there are {there}, routed {self.routed(name)}")
+            wrong.append(
+                f"{name} wants {status['wanted']} of #{release}, there are {there}, routed {self.routed(name)}"
+            )
         if status["ready"] != status["wanted"] or status["state"] not in ("ready", "idle", "stopped", "failed"):
             wrong.append(f"{name} says {status}")
         if record.spec.get("survive", {}).get("node") and len(self.machines) >= status["wanted"]:
