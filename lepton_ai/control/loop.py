@@ -19,6 +19,7 @@ from lepton_ai.store import Store
 CRASH_FIRST_MS, CRASH_MOST_MS, CRASH_CALM_MS = 500, 60_000, 60_000
 TROUBLE_FIRST_MS, TROUBLE_MOST_MS = 1_000, 60_000
 COALESCE_S = 0.01
+SILENT_TICK_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ class Loop:
         watcher.start()
         tick_s = self.services.options.tick_s
         while not self._closed.is_set():
-            self._wake.wait(tick_s)
+            # A node that has just fallen silent is counted out to the moment, not to the next tick.
+            self._wake.wait(min(tick_s, SILENT_TICK_S) if self._memory.lost_since else tick_s)
             if self._closed.wait(COALESCE_S):  # changes come in bursts
                 break
             self._wake.clear()
