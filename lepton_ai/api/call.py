@@ -11,6 +11,8 @@ import asyncio
 import inspect
 import json
 import logging
+import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -111,12 +113,13 @@ def missing(kind: str, name: str, names: list[str], command: str) -> NotFound:
 
 def retried(change: Callable[[], T]) -> T:
     """`change`, which reads and then writes, again when another writer came between; raises Conflict at last."""
-    for left in reversed(range(TRIES)):
+    for tried in range(TRIES):
         try:
             return change()
         except Conflict as error:
-            if not left or error.details.get("final"):
+            if tried == TRIES - 1 or error.details.get("final"):
                 raise
+            time.sleep(random.random() * 0.002 * 2**tried)
     raise AssertionError("unreachable")
 
 

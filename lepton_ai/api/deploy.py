@@ -37,14 +37,22 @@ class Decision:
         return self.old != self.spec
 
 
-def deploy(call: Call, form: DeployForm) -> Record:
-    """Records the deployment. Raises Invalid, NotFound (model, secret, blob), Unplaceable, Conflict (deleting)."""
+def deploy(call: Call, form: DeployForm, generation: int | None = None) -> Record:
+    """Records the deployment. `generation`: only if it is (still) that of the record that `form` was made from.
+
+    Raises Invalid, NotFound (model, secret, blob), Unplaceable, Conflict (being removed, another generation).
+    """
     template = resolve(call.cell, call.ws, form)
     check(call.cell, call.ws, template)
     possible(call.cell.snapshot(), template.resources)
 
     def change() -> tuple[Decision, Record]:
         decision = decide(call.cell, call.ws, form, template)
+        now = 0 if decision.record is None else decision.record.generation
+        if generation is not None and generation != now and decision.changes:
+            hint = f"look at it again, then repeat the change: lepton ps {form.name}"
+            details: dict[str, object] = {"final": True, "generation": now}
+            raise Conflict(f"deployment {form.name} was changed meanwhile", hint=hint, details=details)
         return decision, write(call.cell, call.ws, decision)
 
     decision, record = retried(change)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from lepton_ai.api import deploy, view
-from lepton_ai.api.call import Call, Router, retried
+from lepton_ai.api.call import TRIES, Call, Router
+from lepton_ai.api.check import validated
 from lepton_ai.api.form import DeployForm, RollbackForm
 from lepton_ai.api.plan import plan
 from lepton_ai.errors import Conflict, Invalid
@@ -66,7 +67,7 @@ def _put(call: Call) -> dict[str, Any]:
     form = call.form(DeployForm, "deployment")
     if form.name != call.path("name"):
         raise Invalid(f"the path names {call.path('name')[:80]!r}, the body {form.name!r}", hint="they must be equal")
-    return view.deployment(call.cell, deploy.deploy(call, form))
+    return view.deployment(call.cell, deploy.deploy(call, form, call.number("generation")))
 
 
 def _delete(call: Call) -> dict[str, Any]:
@@ -117,20 +118,26 @@ def _wire_post(call: Call) -> dict[str, Any]:
 def _wire_patch(call: Call) -> dict[str, Any]:
     name = call.path("name")
     patch = merge.checked(call.body)
-
-    def change() -> dict[str, Any]:
+    for tried in range(TRIES):
         record = call.find(KIND, name)
-        spec = DeploymentSpec.model_validate(record.spec)
-        merged = merge.merge(wire.document(name, spec), patch)
-        asked = wire.form(merged, name, base=view.form(name, spec))
-        form = _form(asked)
-        if call.flag("dryrun"):
-            template = deploy.resolve(call.cell, call.ws, form)
-            decision = deploy.decide(call.cell, call.ws, form, template)
-            return wire.shown(record, decision.spec, call.cell.url(call.ws, name))
-        return _shown(call, deploy.deploy(call, form))
+        try:
+            return _patched(call, record, patch)
+        except Conflict as error:
+            # Somebody changed it since it was read: the patch is applied to what it is now.
+            if tried == TRIES - 1 or "generation" not in error.details:
+                raise
+    raise AssertionError("unreachable")
 
-    return retried(change)
+
+def _patched(call: Call, record: Record, patch: dict[str, Any]) -> dict[str, Any]:
+    spec = DeploymentSpec.model_validate(record.spec)
+    merged = merge.merge(wire.document(record.name, spec), patch)
+    form = validated(DeployForm, wire.form(merged, record.name, base=view.form(record.name, spec)), "deployment")
+    if call.flag("dryrun"):
+        template = deploy.resolve(call.cell, call.ws, form)
+        decision = deploy.decide(call.cell, call.ws, form, template)
+        return wire.shown(record, decision.spec, call.cell.url(call.ws, record.name))
+    return _shown(call, deploy.deploy(call, form, record.generation))
 
 
 def _asked(call: Call, asked: dict[str, Any]) -> dict[str, Any]:
@@ -139,13 +146,7 @@ def _asked(call: Call, asked: dict[str, Any]) -> dict[str, Any]:
         asked["template"]["image"] = None
         text = f"image {image[:200]} is not used: this cell runs processes (runtime=process://)"
         call.cell.events.add(call.ws, KIND, asked["name"], "Warning", "ImageNotUsed", text)
-    return _shown(call, deploy.deploy(call, _form(asked)))
-
-
-def _form(asked: dict[str, Any]) -> DeployForm:
-    from lepton_ai.api.check import validated
-
-    return validated(DeployForm, asked, "deployment")
+    return _shown(call, deploy.deploy(call, validated(DeployForm, asked, "deployment")))
 
 
 def _wire_restart(call: Call) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lepton_ai.api import deploy, view
 from lepton_ai.api.call import Call, Router, retried
+from lepton_ai.api.check import validated
 from lepton_ai.api.form import JobForm, StopForm, written
 from lepton_ai.api.place import possible
 from lepton_ai.errors import Conflict
@@ -122,8 +123,6 @@ def _wire_post(call: Call) -> dict[str, Any]:
     image = asked["template"].get("image")
     if image and call.cell.settings.runtime.startswith("process://"):
         asked["template"]["image"] = None
-    from lepton_ai.api.check import validated
-
     record = _create(call, validated(JobForm, asked, "job"))
     if image and call.cell.settings.runtime.startswith("process://"):
         text = f"image {image[:200]} is not used: this cell runs processes (runtime=process://)"

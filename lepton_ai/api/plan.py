@@ -81,9 +81,9 @@ def _differences(old: Template, new: Template) -> list[str]:
         if field in ("env", "secrets"):
             names = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
             lines.append(f"{field} changes: {', '.join(names)[:200]}")
-        elif field == "resources":
+        elif field in ("resources", "health"):
             pairs = [(name, getattr(before, name), getattr(after, name)) for name in type(before).model_fields]
-            lines += [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]
+            lines += [f"{field}.{name} {_short(was)} -> {_short(now)}" for name, was, now in pairs if was != now]
         elif field == "blobs":
             lines.append("its files change")
         elif field == "command":

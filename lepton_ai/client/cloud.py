@@ -7,6 +7,7 @@ movies.call(user=7)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ class Cloud:
 
     def plan(self, source_: Any, **options: Any) -> Plan:
         """What `deploy` with the same arguments would change; changes nothing. Raises Unplaceable, Invalid."""
-        asked = source.deployment(source_, options, self._form_of)
+        asked = source.deployment(source_, options, self._existing)
         return Plan.of(self._send(asked, "POST", "/x/plan", again=True))
 
     def deploy(
@@ -97,11 +98,12 @@ class Cloud:
             Failed: the release did not become ready; details hold the last lines of its log.
             Unplaceable: no node could ever hold one replica; details hold each node's verdict.
         """
-        asked = source.deployment(source_, options, self._form_of)
+        asked = source.deployment(source_, options, self._existing)
         if asked.container is not None:
             version = self.register(str(asked.form["model"]).partition("@")[0], asked.container)
             asked.form["model"] = version.ref
-        found = self._deployment(self._send(asked, "PUT", f"/x/deployments/{_segment(asked.form)}", again=True))
+        path = f"/x/deployments/{_segment(asked.form)}"
+        found = self._deployment(self._send(asked, "PUT", path, again=True, generation=asked.generation))
         return self._released(found, say, timeout_s) if wait else found
 
     def rollback(
@@ -333,11 +335,14 @@ class Cloud:
 
     # -- inside
 
-    def _send(self, asked: source.Asked, method: str, path: str, *, again: bool = False) -> Any:
-        if asked.file is None:
-            return self._http.send(method, path, asked.form, again=again)
-        with asked.file.located():
-            return self._http.send(method, path, asked.form, again=again)
+    def _send(self, asked: source.Asked, method: str, path: str, *, again: bool = False, **query: Any) -> Any:
+        try:
+            with contextlib.nullcontext() if asked.file is None else asked.file.located():
+                return self._http.send(method, path, asked.form, query=query, again=again)
+        except NotFound as error:
+            if not asked.word:
+                raise
+            raise NotFound(f"there is no deployment, model or file {asked.word!r}", hint=error.hint) from None
 
     def _deployment(self, data: dict[str, Any]) -> Deployment:
         return Deployment.of(data).bound(self)
@@ -345,12 +350,13 @@ class Cloud:
     def _released(self, wanted: Deployment, say: Say | None, timeout_s: float | None) -> Deployment:
         return wait.released(lambda: self.deployment(wanted.name), wanted, say, timeout_s)
 
-    def _form_of(self, name: str) -> dict[str, Any] | None:
-        """The form of an existing deployment, None when there is none of that name."""
+    def _existing(self, name: str) -> source.Existing | None:
+        """The deployment of that name, if there is one."""
         try:
-            return dict(self._http.get(f"/x/deployments/{part(name)}")["spec"])
+            found = self._http.get(f"/x/deployments/{part(name)}")
         except NotFound:
             return None
+        return source.Existing(dict(found["spec"]), int(found["generation"]))
 
     def _owner(self, name: str) -> tuple[str, str]:
         """("deployment" or "job", name). Raises NotFound that names the nearest of both."""

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,32 @@ _OF_A_MODEL = ("command", "image", "blobs", "model", "health", "idempotent", "po
 
 @dataclass(frozen=True)
 class Asked:
-    """A form ready to send; `file` is where it was written, `container` the bytes of a model not registered yet."""
+    """A form ready to send; `file` is where it was written, `container` the bytes of a model not registered yet.
+
+    `generation` is that of the deployment that the form was made from (None: it is the whole truth by itself).
+    `word`: what was given was one word that names no deployment, so that it must be a model.
+    """
 
     form: Form
     file: SpecFile | None = None
     container: bytes | None = None
+    generation: int | None = None
+    word: str = ""
 
 
-def deployment(source: Any, options: Mapping[str, Any], existing: Callable[[str], Form | None]) -> Asked:
-    """What to send for `source` with `options` on top. `existing(name)`: the form of that deployment, if there is one.
+@dataclass(frozen=True)
+class Existing:
+    """A deployment as it is: its form, and the generation of that."""
+
+    form: Form
+    generation: int
+
+
+Look = Callable[[str], Existing | None]
+
+
+def deployment(source: Any, options: Mapping[str, Any], existing: Look) -> Asked:
+    """What to send for `source` with `options` on top. `existing(name)`: that deployment, if there is one.
 
     With `container` set, the form's model is ``NAME@sha256:DIGEST``. Raises Invalid, NotFound.
     """
@@ -60,11 +77,12 @@ def deployment(source: Any, options: Mapping[str, Any], existing: Callable[[str]
         return _saved(_bytes(path), path.stem, options, existing)
     if "@" in text:
         name = str(options.get("name") or text.partition("@")[0])
-        return Asked(_with(_renewed(existing(name), name, text), options))
+        return _renewed(existing(name), name, text, options)
     found = existing(text)
-    if found is not None:
-        return Asked(_with(found, {**options, "name": text}))
-    return Asked(_with(_renewed(None, str(options.get("name") or text), text), options))
+    if found is not None and options.get("name", text) == text:
+        return Asked(_with(dict(found.form), options), generation=found.generation)
+    name = str(options.get("name") or text)
+    return replace(_renewed(existing(name) if name != text else None, name, text, options), word=text)
 
 
 def job(source: Any, options: Mapping[str, Any]) -> Asked:
@@ -86,20 +104,23 @@ def job(source: Any, options: Mapping[str, Any]) -> Asked:
     return Asked(form, file)
 
 
-def _saved(data: bytes, stem: str | None, options: Mapping[str, Any], existing: Callable[[str], Form | None]) -> Asked:
+def _saved(data: bytes, stem: str | None, options: Mapping[str, Any], existing: Look) -> Asked:
     name = options.get("name") or stem
     if not isinstance(name, str) or not is_name(name):
         hint = "give one: deploy(model, name='movies'), or --name movies"
         raise Invalid(f"the deployment needs a name ({str(name)!r} is none)", hint=hint)
     ref = f"{name}@sha256:{hashlib.sha256(data).hexdigest()}"
-    return Asked(_with(_renewed(existing(name), name, ref), {**options, "name": name}), None, data)
+    return _renewed(existing(name), name, ref, {**options, "name": name}, data)
 
 
-def _renewed(base: Form | None, name: str, model: str) -> Form:
+def _renewed(
+    base: Existing | None, name: str, model: str, options: Mapping[str, Any], container: bytes | None = None
+) -> Asked:
     """The form of `base` with another model; a new one without."""
-    form: Form = dict(base or {})
+    form: Form = {} if base is None else dict(base.form)
     template = {key: value for key, value in form.get("template", {}).items() if key not in _OF_A_MODEL}
-    return {**form, "name": name, "model": model, "template": template}
+    form = _with({**form, "name": name, "model": model, "template": template}, options)
+    return Asked(form, None, container, 0 if base is None else base.generation)
 
 
 def _with(form: Form, options: Mapping[str, Any]) -> Form:

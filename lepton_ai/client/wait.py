@@ -40,7 +40,8 @@ def released(
                 raise _failed(now)
             if rollout.get("state") == "done" or now.state == "stopped":
                 return now
-        tell(f"{name}#{release}: {now.reason or now.state}")
+        seen = now.observed >= wanted.generation
+        tell(f"{name}#{release}: {(now.reason or now.state) if seen else 'recorded, the control loop is about to act'}")
         if deadline_s is not None and time.monotonic() > deadline_s:
             hint = f"it goes on: lepton ps {name}"
             raise Timeout(f"{name}#{release} was not through within {timeout_s:g} s: {now.reason}", hint=hint)
