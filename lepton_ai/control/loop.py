@@ -74,8 +74,7 @@ class Loop:
         watcher.start()
         tick_s = self.services.options.tick_s
         while not self._closed.is_set():
-            # A node that has just fallen silent is counted out to the moment, not to the next tick.
-            self._wake.wait(min(tick_s, SILENT_TICK_S) if self._memory.lost_since else tick_s)
+            self._wake.wait(min(tick_s, SILENT_TICK_S) if self._just_silent() else tick_s)
             if self._closed.wait(COALESCE_S):  # changes come in bursts
                 break
             self._wake.clear()
@@ -96,6 +95,12 @@ class Loop:
         """End `run` after the pass that is under way."""
         self._closed.set()
         self._wake.set()
+
+    def _just_silent(self) -> bool:
+        """Whether a node fell silent a moment ago: it is counted out on time, not at the next tick."""
+        options, now_ms = self.services.options, self.services.clock.elapsed_ms()
+        soon_ms = (max(options.node_grace_s, options.job_grace_s) + 1) * 1000
+        return any(now_ms - since_ms < soon_ms for since_ms in list(self._memory.lost_since.values()))
 
     def _watch(self) -> None:
         """Wakes the loop when anybody has written something."""
