@@ -12,8 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 def binaries() -> Path | None:
@@ -75,17 +79,24 @@ def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     pytest.fail("PostgreSQL did not start: " + log.read_text())
 
 
-@pytest.fixture
-def url(server: str) -> Iterator[str]:
-    """A fresh database."""
+@pytest.fixture(scope="session")
+def database(server: str) -> Iterator[psycopg.Connection]:
+    """A connection to the one database of these tests; an empty schema in it costs a tenth of a new database."""
     import psycopg
 
-    name = f"t{time.monotonic_ns()}"
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield f"{server}/{name}"
-    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.execute("CREATE DATABASE tests")
+    with psycopg.connect(f"{server}/tests", autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def url(server: str, database: psycopg.Connection) -> str:
+    """A database in which nobody has been before, and nobody is now."""
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    database.execute(f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE {others}")
+    database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    return f"{server}/tests"
 
 
 @pytest.fixture
