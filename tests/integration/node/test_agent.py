@@ -109,6 +109,15 @@ class Node:
         return until(check)
 
 
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One agent for all requests that it refuses."""
+    one = Node(tmp_path_factory.mktemp("idle") / "node-1")
+    one.start()
+    yield one
+    one.end()
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     one = Node(tmp_path / "node-1")
@@ -324,24 +333,24 @@ def test_an_exclusive_replica_ends_when_control_is_silent(node: Node) -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused(
-    node: Node, method: str, path: str, body: bytes, status: int, code: str
+    idle: Node, method: str, path: str, body: bytes, status: int, code: str
 ) -> None:
-    answer = node.http.request(method, path, content=body)
+    answer = idle.http.request(method, path, content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert set(answer.json()) == {"code", "message", "hint", "details"}
 
 
-def test_who_may_ask(node: Node) -> None:
+def test_who_may_ask(idle: Node) -> None:
     for header in ("", "Bearer", "Bearer wrong", "Basic x"):
-        answer = node.http.get("/v1/usage", headers={"Authorization": header})
+        answer = idle.http.get("/v1/usage", headers={"Authorization": header})
         assert (answer.status_code, answer.json()["code"]) == (401, "Unauthorized")
-    assert node.http.post("/v1/keepalive", headers={"X-Lepton-Epoch": "x"}).status_code == 400
+    assert idle.http.post("/v1/keepalive", headers={"X-Lepton-Epoch": "x"}).status_code == 400
     spec = ReplicaSpec(uid="../x", name="x", workspace="default", owner_kind="job", owner="x", command=("true",))
-    assert node.http.put("/v1/replicas/..%2Fx", content=spec.model_dump_json()).status_code in (400, 404)
+    assert idle.http.put("/v1/replicas/..%2Fx", content=spec.model_dump_json()).status_code in (400, 404)
     image = spec.model_copy(update={"uid": "x", "image": "python:3"})
-    answer = node.http.put("/v1/replicas/x", content=image.model_dump_json())
+    answer = idle.http.put("/v1/replicas/x", content=image.model_dump_json())
     assert (answer.status_code, answer.json()["code"]) == (501, "Unsupported")
-    assert (node.folder / "agent.token").stat().st_mode & 0o077 == 0
+    assert (idle.folder / "agent.token").stat().st_mode & 0o077 == 0
 
 
 def test_apply_is_idempotent_and_stop_before_the_start(node: Node) -> None:
