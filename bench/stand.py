@@ -109,8 +109,7 @@ def stand(model: RecommenderModel) -> Iterator[Stand]:
     try:
         client = cloud.up(CELL, settings=settings, nodes=NODES)
         registered = fields(client.register(NAME, model))
-        version = f"{registered['name']}@{registered['version']}"
-        made = Stand(settings, home / "load", model, client, version)
+        made = Stand(settings, home / "load", model, client, str(registered["ref"]))
         yield made
     finally:
         if made is not None:

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from lepton_ai.demo.tour import NAME, TABLE, Tour
+from lepton_ai.demo.trial import fields
 
 MUST_RECALL, MUST_NDCG = 0.240, 0.445
 SEED = 42
@@ -31,16 +32,10 @@ def lake(tour: Tour) -> None:
         started_s = time.monotonic()
         answer = tour.client.query(sql)
         query_ms = (time.monotonic() - started_s) * 1000
-        columns, found = _answer(answer)
-        said = ", ".join(f"{name} {value}" for name, value in zip(columns, found[0], strict=True))
+        found = answer.rows
+        said = ", ".join(f"{name} {value}" for name, value in zip(answer.columns, found[0], strict=True))
         tour.say("lake.query", sql=sql, answer=said, milliseconds=query_ms)
         stage.figures.update(table=str(version), rows=rows, write_s=write_s, sql=sql, answer=found, query_ms=query_ms)
-
-
-def _answer(answer: Any) -> tuple[list[str], list[list[Any]]]:
-    if isinstance(answer, dict):
-        return answer["columns"], answer["rows"]
-    return answer.columns, answer.rows
 
 
 def train(tour: Tour) -> None:
@@ -55,9 +50,9 @@ def train(tour: Tour) -> None:
         )
         _quality(tour, stage.figures)
         lineage = {"table": table.lineage, "seed": SEED, "protocol": model.protocol["split"]}
-        registered = tour.client.register(NAME, model, lineage=lineage)
+        registered = fields(tour.client.register(NAME, model, lineage=lineage))
         size_mb = registered["size_bytes"] / 1e6
-        tour.version = f"{registered['name']}@{registered['version']}"
+        tour.version = str(registered["ref"])
         said = ", ".join(f"{key} {value}" for key, value in lineage.items())
         tour.say("train.registered", version=tour.version, size_mb=size_mb, lineage=said)
         graph = model.export()

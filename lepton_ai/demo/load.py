@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 REQUEST_TIMEOUT_S = 15.0
 SLICE_MS = 100
+RETRY_PAUSE_S = 0.05
 
 
 @dataclass
@@ -136,6 +137,8 @@ class Load:
             if len(self.result.broken_at_ms) < 1000:
                 self.result.broken_at_ms.append(int((time.perf_counter() - self.begin) * 1000))
             if self.plan.retry:
+                # Not at once: the sockets of a process that is dying close one after another.
+                await asyncio.sleep(RETRY_PAUSE_S)
                 outcome = await self._attempt(index, fresh=True)
                 self.result.retried_ok += outcome == "ok"
         now = time.perf_counter()

@@ -62,8 +62,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "{version}：{rows:,} 行，一个 ACID 事务，{seconds:.2f} 秒",
     ),
     "lake.query": (
-        "{sql}\n-> {answer}  ({milliseconds:.0f} ms, in a sealed process)",
-        "{sql}\n-> {answer}  （{milliseconds:.0f} 毫秒，在封闭的进程中）",
+        "{sql}\n-> {answer}  ({milliseconds:.0f} ms, the start of its sealed process included)",
+        "{sql}\n-> {answer}  （{milliseconds:.0f} 毫秒，含启动封闭进程的时间）",
     ),
     "train.fit": (
         "RecommenderModel from {table} in {seconds:.2f} s ({method}); per-user random 80/20, seed {seed}, full "
@@ -96,7 +96,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "同样的代码，传入完整的行，recall_p_at_k(model, test_data)：",
     ),
     "serve.ready": (
-        "{release}: {replicas} replicas on {nodes} ({spread}), bounds 2..4, survive = {{node = 1}}, {seconds:.1f} s",
+        "{release}: {replicas} replicas on {nodes} nodes ({spread}), bounds 2..4, survive = {{node = 1}}, up in "
+        "{seconds:.1f} s",
         "{release}：{replicas} 个副本在 {nodes} 个节点（{spread}），范围 2..4，"
         "survive = {{node = 1}}，{seconds:.1f} 秒",
     ),

@@ -223,13 +223,15 @@ class World:
         if record.deleting:
             return [f"{name} is still being removed: {status.get('reason')}"]
         wrong = []
-        release = status["serving"] if status["rollout"]["state"] == "failed" else record.spec["release"]
-        if not self.ready(name, int(status["wanted"]), release):
+        failed = status["rollout"]["state"] == "failed"
+        release = status["serving"] if failed else record.spec["release"]
+        wanted = 0 if failed and not release else int(status["wanted"])
+        if not self.ready(name, wanted, release):
             there = [(node, copy.spec.name, copy.phase) for node, copy in self.copies(name)]
             wrong.append(
                 f"{name} wants {status['wanted']} of #{release}, there are {there}, routed {self.routed(name)}"
             )
-        if status["ready"] != status["wanted"] or status["state"] not in ("ready", "idle", "stopped", "failed"):
+        if status["ready"] != wanted or status["state"] not in ("ready", "idle", "stopped", "failed"):
             wrong.append(f"{name} says {status}")
         if record.spec.get("survive", {}).get("node") and len(self.machines) >= status["wanted"]:
             crowded = {node: count for node, count in self.nodes_of(name).items() if count > 1}

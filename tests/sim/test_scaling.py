@@ -1,0 +1,158 @@
+"""As many replicas as callers need: up with load, down after the window, to nothing and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sim.world import World
+
+Cell = Callable[..., World]
+
+
+def up(world: World, **fields: object) -> None:
+    spec = {"replicas": {"min": 2, "max": 6}, "target_in_flight": 4.0, "survive": {"node": 1}, **fields}
+    world.person.deploy("movies", **spec)
+    world.until(lambda: world.state("movies") == "ready", 10)
+    world.run(2)
+
+
+def test_up_with_load_and_down_after_the_window(cell: Cell) -> None:
+    world = cell(6)
+    up(world)
+    world.call("movies", 14)
+    took_s = world.until(lambda: len(world.serving("movies")) == 5, 20)  # 4 for the load, 1 to spare
+    assert took_s < 5
+    assert "14 requests in flight" in world.status("movies")["scaled"]["reason"]
+    world.run(5)
+    world.watch_lowest("movies")
+    world.call("movies", 2)
+    world.run(55)
+    assert world.lowest["movies"] == 5
+    world.until(lambda: world.ready("movies", 2), 20)
+    assert world.gateway.failed == []
+    world.run(3)
+    assert world.at_rest() == []
+    assert [text.split(" replicas")[0] for text in world.notes.of("deployment/movies", "Scaled")] == [
+        "0 -> 2", "2 -> 5", "5 -> 2",
+    ]  # fmt: skip
+
+
+def test_without_figures_from_the_gateway_nothing_shrinks(cell: Cell) -> None:
+    world = cell(6)
+    up(world, idle_timeout_s=30)
+    world.call("movies", 14)
+    world.until(lambda: len(world.serving("movies")) == 5, 20)
+    world.gateway.mute = True
+    world.run(200)
+    assert len(world.serving("movies")) == 5
+    world.gateway.mute = False
+    world.gateway.callers.clear()
+    world.until(lambda: world.state("movies") == "idle", 120)
+
+
+def test_a_new_leader_does_not_shrink_before_it_has_seen_a_window(cell: Cell) -> None:
+    world = cell(6)
+    up(world)
+    world.call("movies", 14)
+    world.until(lambda: len(world.serving("movies")) == 5, 20)
+    world.call("movies", 1)
+    world.run(10)
+    world.kill_control()
+    world.start_control()
+    world.watch_lowest("movies")
+    world.run(50)
+    assert world.lowest["movies"] == 5
+    world.until(lambda: world.ready("movies", 2), 40)
+
+
+def test_to_zero_and_back_at_the_first_request(cell: Cell) -> None:
+    world = cell()
+    up(world, idle_timeout_s=20, replicas={"min": 1, "max": 2}, survive={})
+    world.run(10)
+    assert world.state("movies") == "ready"
+    world.until(lambda: world.state("movies") == "idle" and not world.copies("movies"), 40)
+    world.run(60)
+    assert world.at_rest() == []
+    world.call("movies", 1)
+    took_s = world.until(lambda: world.gateway.answered["default", "movies"] > 0, 10)
+    assert took_s < 2.5
+    world.run(60)
+    assert world.state("movies") == "ready"
+    assert world.gateway.failed == []
+    world.gateway.callers.clear()
+    world.until(lambda: world.state("movies") == "idle" and not world.copies("movies"), 60)
+
+
+def test_a_held_request_that_gives_up_does_not_leave_it_half_awake(cell: Cell) -> None:
+    world = cell()
+    up(world, idle_timeout_s=5, replicas={"min": 1, "max": 2}, survive={})
+    world.until(lambda: world.state("movies") == "idle" and not world.copies("movies"), 40)
+    world.call("movies", 1)
+    world.run(0.3)
+    world.gateway.callers.clear()
+    world.gateway._requests.clear()
+    world.run(1)
+    world.until(lambda: world.state("movies") == "idle" and not world.copies("movies"), 40)
+
+
+@pytest.mark.parametrize("start_ms", [800, 5000])
+def test_a_new_deployment_that_may_sleep_is_started_once(cell: Cell, start_ms: int) -> None:
+    world = cell()
+    world.person.deploy("movies", f"start={start_ms}", idle_timeout_s=2, replicas={"min": 1, "max": 2})
+    world.until(lambda: (world.status("movies").get("rollout") or {}).get("state") == "done", 20)
+    world.until(lambda: world.state("movies") == "idle", 20)
+    assert world.person.release("movies", f"start={start_ms}") == 2
+    world.until(lambda: world.status("movies")["rollout"] | {"since_ms": 0} == {
+        "release": 2, "state": "done", "reason": "", "since_ms": 0,
+    }, 20)  # fmt: skip
+    world.until(lambda: world.state("movies") == "idle" and not world.copies("movies"), 40)
+
+
+def test_a_release_that_fails_while_asleep_is_known_before_anybody_asks(cell: Cell) -> None:
+    world = cell()
+    up(world, idle_timeout_s=5, replicas={"min": 1, "max": 2}, survive={})
+    world.until(lambda: world.state("movies") == "idle", 40)
+    world.person.release("movies", "exit=1@100")
+    world.until(lambda: world.status("movies")["rollout"]["state"] == "failed", 40)
+    world.call("movies", 1)
+    world.until(lambda: world.gateway.answered["default", "movies"] > 0, 10)
+    assert world.gateway.failed == []
+
+
+def test_stopped_and_back(cell: Cell) -> None:
+    world = cell()
+    up(world)
+    world.person.change("movies", replicas={"min": 0, "max": 6})
+    world.until(lambda: world.state("movies") == "stopped" and not world.copies("movies"), 20)
+    assert [route.activate for route in world.gateway.live.routes] == [False]
+    world.run(3)
+    assert world.at_rest() == []
+    world.person.change("movies", replicas={"min": 2, "max": 6})
+    world.until(lambda: world.ready("movies", 2) and world.state("movies") == "ready", 20)
+    assert [route.activate for route in world.gateway.live.routes] == [True]
+
+
+def test_fewer_are_wanted(cell: Cell) -> None:
+    world = cell()
+    up(world, replicas={"min": 5, "max": 5}, survive={})
+    world.call("movies", 8)
+    world.person.change("movies", replicas={"min": 2, "max": 2})
+    world.watch_lowest("movies")
+    world.until(lambda: world.ready("movies", 2), 20)
+    assert world.lowest["movies"] == 2
+    assert world.gateway.failed == []
+
+
+@pytest.mark.parametrize("jump_h", [1, -1])
+def test_a_wall_clock_that_jumps_puts_nothing_to_sleep_and_keeps_nothing_awake(cell: Cell, jump_h: int) -> None:
+    world = cell()
+    up(world, idle_timeout_s=60, replicas={"min": 1, "max": 2}, survive={})
+    world.call("movies", 1)
+    world.run(5)
+    world.gateway.callers.clear()
+    world.run(5)
+    world.clock.jump(jump_h * 3_600_000)
+    world.run(40)
+    assert world.state("movies") == "ready"
+    world.until(lambda: world.state("movies") == "idle", 30)
