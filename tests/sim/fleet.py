@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sim.clock import FakeClock
 from sim.machine import Machine
 
-from lepton_ai.control.nodes import KEEPALIVE_S, SILENT_S
+from lepton_ai.control.nodes import KEEPALIVE_S, LEADS_S, SILENT_S
 from lepton_ai.control.ports import NodeAddress, NodeView
 from lepton_ai.errors import LeptonError, StaleEpoch
 from lepton_ai.spec.replica import NodeReport, ReplicaSpec
@@ -110,7 +110,7 @@ class FakeFleet:
             if after != before:
                 self._changed()
         now_ms = self._network.clock.elapsed_ms()
-        fresh = now_ms - self._connected_ms < 3_000  # HttpFleet's bound: a loop that stands still renews nothing
+        fresh = now_ms - self._connected_ms < LEADS_S * 1000  # a loop that stands still renews nothing
         if self._epoch and fresh and now_ms - self._kept_ms >= KEEPALIVE_S * 1000:
             self._kept_ms, epoch = now_ms, self._epoch
             for name, view in self._views.items():

@@ -43,7 +43,11 @@ def test_a_rolling_update_and_a_rollback_fail_no_request(cell: Cell, count: int,
     assert world.gateway.failed == []
     assert not world.gateway.held_ever
     assert world.at_rest() == []
-    assert world.notes.of("deployment/movies", "Release") == ["release 1 serves", "release 2 serves", "release 3 serves"]
+    assert world.notes.of("deployment/movies", "Release") == [
+        "release 1 serves",
+        "release 2 serves",
+        "release 3 serves",
+    ]
 
 
 def test_a_request_in_flight_is_waited_for_but_not_for_ever(cell: Cell) -> None:
