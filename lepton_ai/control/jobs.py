@@ -142,11 +142,10 @@ def _status(ctx: Context, record: Record, workers: list[Worker], state: str, rea
     status = {**record.status, "state": state, "reason": reason, "observed": record.generation}
     status.update(active=len(live), ready=ready, succeeded=sum(worker.done for worker in workers))
     status["failed"] = sum(worker.failures for worker in workers)
-    if state == "running" and not status.get("started_ms"):
-        status["started_ms"] = ctx.now_ms
-    if state in FINAL:
+    if (state == "running" or state in FINAL) and not status.get("started_ms"):
         first = [int(c.status.get("started_ms") or 0) for worker in workers for c in worker.attempts]
-        status["started_ms"] = status.get("started_ms") or min((ms for ms in first if ms), default=ctx.now_ms)
+        status["started_ms"] = min((ms for ms in first if ms), default=ctx.now_ms)
+    if state in FINAL:
         # Rounded up: the last line of its log lies before its end.
         status["ended_ms"] = ctx.now_ms + 1
     if state != record.status.get("state"):
