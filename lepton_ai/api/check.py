@@ -47,7 +47,9 @@ def validated(model: type[M], value: Any, what: str, at: tuple[str, ...] = ()) -
         return model.model_validate(value)
     except ValidationError as error:
         # Without the input: it may hold secrets.
-        found = error.errors(include_url=False, include_input=False, include_context=False)[:MAX_ERRORS]
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+    # A field that is misspelt first: it is often why another is missing.
+    found = sorted(found, key=lambda item: item["type"] != "extra_forbidden")[:MAX_ERRORS]
     problems = []
     for item in found:
         loc = tuple(str(part) for part in (*at, *item["loc"]))
