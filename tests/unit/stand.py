@@ -119,7 +119,7 @@ class Stand:
         for cloud in self._clouds:
             cloud.close()
         for server in self._servers:
-            server.stop()
+            server.stop(force=True)
         for client in self._clients:
             client.close()
         self.app.state.lanes.close()

@@ -171,7 +171,7 @@ def test_the_history_is_lokis(stand: Any, web: tuple[Any, Any, Any]) -> None:
 
 
 def test_the_live_log_is_text_in_whole_lines_and_ends_with_the_replica(stand: Any, web: tuple[Any, Any, Any]) -> None:
-    _, old, new = web
+    _, _, new = web
     stand.live.closed.add(new.uid)
     stand.live.lines[new.uid].append((9 * S, "o", "汉字 ünd 🙂"))
     stand.store.update(stand.store.get_uid(new.uid), status={"phase": "exited"})
