@@ -52,7 +52,7 @@ class FakeGateway:
     callers: dict[tuple[str, str], Callers] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     answered: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    held_ever: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    waited: list[str] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
     published: int = 0
     refuse: bool = False
@@ -170,7 +170,8 @@ class FakeGateway:
         if not route.activate:
             self._fail(request, "no endpoint takes it")
             return False
-        self.held_ever[request.key] += first
+        if first:
+            self.waited.append(f"{self.clock.elapsed_ms()}: {route.name}: none of {[end.replica[-4:] for end in ends]}")
         if self.clock.elapsed_ms() - request.begun_ms > HOLD_MS:
             self._fail(request, "held for too long")
             return False

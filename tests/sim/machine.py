@@ -21,12 +21,15 @@ ADDRESS = "127.0.0.1"
 
 @dataclass
 class Ports:
-    """The ports of one address, shared by all machines: the lowest free one is given, so that reuse is common."""
+    """The ports of one address, shared by all machines. With `reuse` the lowest free one is given: the worst case."""
 
+    reuse: bool = True
     taken: set[int] = field(default_factory=set)
+    last: int = FIRST_PORT
 
     def take(self) -> int:
-        port = FIRST_PORT
+        port = FIRST_PORT if self.reuse else self.last + 1
+        self.last = port
         while port in self.taken:
             port += 1
         self.taken.add(port)

@@ -102,7 +102,7 @@ class TestNodes:
         assert node not in world.nodes_of("movies")
         assert len(world.nodes_of("movies")) == count
         assert world.gateway.failed == []
-        assert not world.gateway.held_ever
+        assert world.gateway.waited == []
         world.run(3)
         assert world.at_rest() == []
 
@@ -141,7 +141,7 @@ class TestNodes:
             machine.partition()
         world.run(60)
         assert world.gateway.failed == []
-        assert not world.gateway.held_ever
+        assert world.gateway.waited == []
         assert len(world.serving("movies")) == 3
         for machine in world.machines.values():
             machine.heal()

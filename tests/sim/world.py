@@ -31,7 +31,14 @@ class World:
     """`World(folder)` has three nodes of 4 cores and one control process."""
 
     def __init__(
-        self, folder: Path, nodes: int = 3, *, seed: int = 0, options: Options | None = None, capacity: Resources = NODE
+        self,
+        folder: Path,
+        nodes: int = 3,
+        *,
+        seed: int = 0,
+        options: Options | None = None,
+        capacity: Resources = NODE,
+        reuse_ports: bool = True,
     ) -> None:
         self.seed, self.rng = seed, random.Random(seed)
         self.clock = FakeClock()
@@ -39,7 +46,7 @@ class World:
         self.store: FaultyStore = FaultyStore.open(  # type: ignore[assignment]
             f"sqlite:///{folder}/store.db", now_ms=self.clock.now_ms, monotonic_s=self.clock.elapsed_s
         )
-        ports = Ports()
+        ports = Ports(reuse_ports)
         self.machines: dict[str, Machine] = {}
         for number in range(1, nodes + 1):
             name = f"node-{number}"
