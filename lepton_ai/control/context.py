@@ -74,6 +74,8 @@ class Context:
         self.nodes: dict[str, Record] = {}
         self.leaving: frozenset[str] = frozenset()
         self.taken: dict[tuple[str | None, int | None], str] = {}
+        self.usable_nodes, self.all_settled = 0, False
+        self.measured = services.publisher.stats()
 
     # -- nodes
 
@@ -97,6 +99,7 @@ class Context:
                         self.taken[(report.address, report.port)] = report.uid
             else:
                 self.memory.lost_since.setdefault(name, self.tick_ms)
+        self.usable_nodes, self.all_settled = self._usable(), all(map(self.settled, self.nodes))
         self.memory.since = {key: known for key, known in self.memory.since.items() if self.mirror.get(key[1])}
 
     def connected(self, node: str) -> bool:
@@ -107,9 +110,6 @@ class Context:
     def settled(self, node: str) -> bool:
         """Whether what the node says, or its silence, may be believed: a new leader gives it a first moment."""
         return node in self.memory.reported or self.leading_ms >= self.options.first_report_s * 1000
-
-    def all_settled(self) -> bool:
-        return all(self.settled(name) for name in self.nodes)
 
     def silent_ms(self, node: str) -> int:
         """How long this leader has been without the node; 0 while it is connected."""
@@ -152,7 +152,7 @@ class Context:
             return "unreachable" + (f": {view.reason}" if view is not None and view.reason else "")
         return ""
 
-    def usable_nodes(self) -> int:
+    def _usable(self) -> int:
         """How many nodes take work, those that fell silent a moment ago included: they mostly come back."""
         grace_ms = self.options.node_grace_s * 1000
         return sum(

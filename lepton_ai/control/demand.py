@@ -13,7 +13,6 @@ from lepton_ai.scheduler.scale import Demand
 from lepton_ai.scheduler.window import Window
 from lepton_ai.spec.workload import DeploymentSpec
 
-
 STALE_MS = 10_000
 
 
@@ -37,7 +36,7 @@ def demand(ctx: Context, record: Record, spec: DeploymentSpec) -> Demand:
         if needed > spec.replicas.min:
             known.window.add(ctx.tick_ms, needed * spec.target_in_flight)
         ctx.memory.demand[record.uid] = known
-    measured_ms, stats = services.publisher.stats()
+    measured_ms, stats = ctx.measured
     held = services.publisher.held(record.workspace, record.name)
     found = stats.get((record.workspace, record.name))
     if found is not None and measured_ms > known.measured_ms:

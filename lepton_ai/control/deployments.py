@@ -33,7 +33,7 @@ def _one(ctx: Context, record: Record) -> None:
         return
     spec = ctx.mirror.parse(record, DeploymentSpec)
     copies = ctx.mirror.owned("replica", record.uid)
-    wanted = scale(spec, demands.demand(ctx, record, spec), ctx.usable_nodes())
+    wanted = scale(spec, demands.demand(ctx, record, spec), ctx.usable_nodes)
     progress = rollout.progress(ctx, record, spec, copies)
     fleet = Fleet.of(ctx, copies, progress.release, wanted)
     ends = rollout.ends(ctx, fleet, Wanted(wanted, spec, progress))
@@ -58,7 +58,7 @@ def _starts(
     """New replicas of the release to serve: as many as are missing, as far as room, surge and patience allow."""
     template = rollout.template(ctx, record, spec, progress.release)
     given_up = progress.failed and not progress.serving
-    if template is None or given_up or not ctx.all_settled():
+    if template is None or given_up or not ctx.all_settled:
         return [], []
     if template.exclusive and (fleet.running or fleet.lost):
         return [], []
@@ -170,6 +170,8 @@ def _note(ctx: Context, record: Record, status: dict[str, Any]) -> None:
 def _trim(ctx: Context, record: Record, copies: list[Record], progress: rollout.Progress) -> list[Op]:
     """Records of replicas that ended long ago, and of releases that nobody will go back to."""
     ended = [copy for copy in copies if copy.status.get("phase") == "exited"]
+    if progress.state == "progressing":  # what counts against a release is kept until it is judged
+        ended = [copy for copy in ended if not rollout.counts_against(copy, int(progress.document["release"]))]
     old = ended[: -ctx.options.kept_ended] if len(ended) > ctx.options.kept_ended else []
     ops = replicas.deletions(ctx, old)
     releases = ctx.mirror.owned("release", record.uid)

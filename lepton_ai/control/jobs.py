@@ -161,7 +161,7 @@ def _starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], 
     idle = [worker for worker in workers if worker.live is None and not worker.done]
     waits = [str(w.live.status["reason"]) for w in workers if w.live is not None and w.live.status.get("reason")]
     reason = waits[0] if waits else ""
-    if not idle or not ctx.all_settled():
+    if not idle or not ctx.all_settled:
         return [], reason
     first = not any(worker.attempts for worker in workers)
     if first and queue.ahead:

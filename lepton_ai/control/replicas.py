@@ -111,9 +111,9 @@ def grace_ms(ctx: Context, record: Record) -> float:
     return (ctx.options.job_grace_s if spec.owner_kind == "job" else ctx.options.node_grace_s) * 1000
 
 
-def serves(record: Record) -> bool:
-    """Ready by its node's own word of now."""
-    return takes_requests(record) and record.status.get("phase") == "ready"
+def serves(ctx: Context, record: Record) -> bool:
+    """Ready by its node's own word of now: a new leader's records may be old."""
+    return takes_requests(record) and record.status.get("phase") == "ready" and ctx.connected(str(record.spec["node"]))
 
 
 def takes_requests(record: Record) -> bool:
@@ -127,7 +127,7 @@ def takes_requests(record: Record) -> bool:
 def relied_on(ctx: Context, record: Record) -> bool:
     """Whether another may be taken away because this one serves: ready now, and in the gateway for a moment."""
     routed_ms = ctx.services.publisher.routed_ms(record.uid)
-    return serves(record) and routed_ms is not None and routed_ms >= ctx.options.settle_s * 1000
+    return serves(ctx, record) and routed_ms is not None and routed_ms >= ctx.options.settle_s * 1000
 
 
 def ending(ctx: Context, record: Record, why: str) -> Update:

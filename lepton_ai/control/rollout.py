@@ -107,9 +107,7 @@ def progress(ctx: Context, record: Record, spec: DeploymentSpec, copies: list[Re
     if document.get("release") != spec.release:
         document = {"release": spec.release, "state": "progressing", "reason": "", "since_ms": ctx.now_ms}
     if document["state"] == "progressing":
-        failures = [
-            copy for copy in copies if int(copy.spec.get("release", 0)) == spec.release and replicas.failed_start(copy)
-        ]
+        failures = [copy for copy in copies if counts_against(copy, spec.release)]
         if len(failures) >= ctx.options.failed_starts:
             last = failures[-1]
             log = replicas.last_log(ctx, last)
@@ -127,6 +125,11 @@ def progress(ctx: Context, record: Record, spec: DeploymentSpec, copies: list[Re
     if document["state"] == "failed" and serving:
         release = serving
     return Progress(release, serving, document["state"], str(document["reason"]), document)
+
+
+def counts_against(copy: Record, release: int) -> bool:
+    """Whether the replica is one of the failed starts for which `release` is taken back."""
+    return int(copy.spec.get("release", 0)) == release and replicas.failed_start(copy)
 
 
 def template(ctx: Context, record: Record, spec: DeploymentSpec, release: int) -> Template | None:
@@ -174,7 +177,7 @@ def ends(ctx: Context, fleet: Fleet, wanted: Wanted) -> dict[str, Update]:
         return found
     good = [copy for copy in fleet.staying if replicas.relied_on(ctx, copy) and copy.uid not in found]
     # Those of silent nodes that may be back in a moment are neither counted nor ended before all is well.
-    useful = [copy for copy in others if replicas.serves(copy)]
+    useful = [copy for copy in others if replicas.serves(ctx, copy)]
     weak = [copy for copy in others if copy.status.get("phase") == "unready"][: len(good)]
     for copy in others:
         useless = copy not in useful and len(good) >= count
@@ -189,22 +192,26 @@ def ends(ctx: Context, fleet: Fleet, wanted: Wanted) -> dict[str, Update]:
 
 
 def _shrink(ctx: Context, fleet: Fleet, count: int, good: list[Record], found: dict[str, Update]) -> None:
-    """More than wanted: those that are not ready go first, then the newest on the fullest nodes."""
-    surplus = len(fleet.staying) - len(found) - count
-    if surplus <= 0:
+    """More than wanted: what is not relied on goes first, then the newest on the fullest nodes.
+
+    While those that are relied on do not suffice, only what never served goes: a ready one may be all there is.
+    """
+    why = "fewer replicas are wanted"
+    left = [copy for copy in reversed(fleet.staying) if copy.uid not in found]
+    if len(good) < count:
+        known = [copy for copy in left if copy.status.get("phase") != "unknown"]
+        starting = [copy for copy in known if copy.status.get("phase") in NEVER_SERVED]
+        found |= {copy.uid: replicas.ending(ctx, copy, why) for copy in starting[: max(0, len(known) - count)]}
         return
-    weak = [copy for copy in reversed(fleet.staying) if copy not in good and copy.uid not in found]
-    for copy in weak[:surplus]:
-        found[copy.uid] = replicas.ending(ctx, copy, "fewer replicas are wanted")
-    surplus -= min(surplus, len(weak))
+    found |= {copy.uid: replicas.ending(ctx, copy, why) for copy in left if copy not in good}
     crowd = Counter(str(copy.spec["node"]) for copy in good)
-    for _ in range(min(surplus, max(0, len(good) - count))):
+    for _ in range(len(good) - count):
         copy = max(
             (copy for copy in good if copy.uid not in found),
             key=lambda item: (crowd[str(item.spec["node"])], item.created_ms, item.uid),
         )
         crowd[str(copy.spec["node"])] -= 1
-        found[copy.uid] = replicas.ending(ctx, copy, "fewer replicas are wanted")
+        found[copy.uid] = replicas.ending(ctx, copy, why)
 
 
 def _why(copy: Record, wanted: Wanted) -> str:

@@ -84,13 +84,13 @@ def _callable(ctx: Context, record: Record, copies: list[Record]) -> list[Record
 
     A silent one whose address another replica has by now is gone for certain: calling it would reach the other.
     """
-    ready = [copy for copy in copies if replicas.serves(copy)]
+    ready = [copy for copy in copies if replicas.serves(ctx, copy)]
     enough = len(ready) >= int(record.status.get("wanted", 0))
     silent = [
         copy
         for copy in copies
         if replicas.takes_requests(copy)
-        and not replicas.serves(copy)
+        and not replicas.serves(ctx, copy)
         and not (enough and replicas.missing(ctx, copy))
         and ctx.taken.get((copy.status["address"], copy.status["port"]), copy.uid) == copy.uid
     ]
