@@ -107,6 +107,7 @@ def _serve(
     import uvloop
 
     from lepton_ai.serve.app import App
+    from lepton_ai.serve.protocol import Protocol
 
     app = App(token=os.environ.pop("LEPTON_SERVE_TOKEN", None))
 
@@ -130,7 +131,7 @@ def _serve(
     server = Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Protocol,
             loop="uvloop",
             ws="none",
             lifespan="off",
