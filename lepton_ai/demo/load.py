@@ -168,7 +168,9 @@ class Load:
                 return await self._exchange(index, fresh)
         except TimeoutError:
             return "broken: no answer in time"
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        except asyncio.IncompleteReadError as error:
+            return f"broken: closed {'in the middle of' if error.partial else 'before'} an answer"
+        except (OSError, asyncio.LimitOverrunError, ValueError) as error:
             return f"broken: {type(error).__name__}"
 
     async def _exchange(self, index: int, fresh: bool) -> str:
@@ -185,7 +187,7 @@ class Load:
                     length = int(value)
                 elif name == b"connection" and value.strip().lower() == b"close":
                     keep = False
-            body = await reader.readexactly(length)
+            body = await _body(reader, length)
         except BaseException:
             writer.close()
             raise
@@ -222,6 +224,13 @@ class Load:
             gaps = [after - before for before, after in itertools.pairwise(times)]
             result.longest_gap_ms = round(max(gaps, default=0.0) * 1000, 1)
         return result
+
+
+async def _body(reader: asyncio.StreamReader, length: int) -> bytes:
+    try:
+        return await reader.readexactly(length)
+    except asyncio.IncompleteReadError as error:
+        raise asyncio.IncompleteReadError(error.partial or b"head", length) from None
 
 
 async def _main(plan: Plan) -> None:

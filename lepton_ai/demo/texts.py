@@ -47,7 +47,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "stage.kill": ("kill", "击杀"),
     "stage.control": ("control", "控制面"),
     "stage.refuse": ("refuse", "拒绝"),
-    "stage.took": ("{seconds:.1f} s", "{seconds:.1f} 秒"),
     "cell.up": (
         "up in {seconds:.1f} s: SQLite store, file lake, {gateways} Envoys on one port, {nodes} node agents",
         "{seconds:.1f} 秒启动：SQLite 存储、文件数据湖、{gateways} 个 Envoy 共用一个端口、{nodes} 个节点代理",
