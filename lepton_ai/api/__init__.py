@@ -1,6 +1,7 @@
 """The cell over HTTP: writes what is wanted, reads what is so, starts nothing. Reads well in this order:
 
 cell.py   Cell, what the composition root hands in
+stream.py trail.py  long answers: what replicas print, as it comes
 app.py    app(cell): every route, errors as JSON
 call.py   one request: who asks, its checked body and query          check.py  input against the vocabulary
 form.py plan.py deploy.py  a deployment as it is asked for -> what would happen -> what is recorded

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from lepton_ai.api.call import Call, Router, answer, missing
+from lepton_ai.api.stream import Stream
 from lepton_ai.api.trail import Line, Source, Trail
 from lepton_ai.errors import Invalid, LeptonError
 from lepton_ai.telemetry.logs import MAX_LINES
@@ -59,7 +61,7 @@ def _source(call: Call, name: str) -> Source:
     raise missing("deployment, job or replica", name, names, "lepton ps --all")
 
 
-async def _followed(trail: Trail, tail: list[Line], follow: bool) -> AsyncIterator[list[Line]]:
+async def _followed(trail: Trail, tail: list[Line], follow: bool) -> AsyncGenerator[list[Line]]:
     """Batches of lines: what there is, then one by one what comes."""
     for first in range(0, len(tail), 512):
         yield tail[first : first + 512]
@@ -69,8 +71,9 @@ async def _followed(trail: Trail, tail: list[Line], follow: bool) -> AsyncIterat
     for line in tail:
         after[line.uid] = max(after.get(line.uid, 0), line.ns)
     try:
-        async for line in trail.follow(after):
-            yield [line]
+        async with aclosing(trail.follow(after)) as coming:
+            async for line in coming:
+                yield [line]
     except LeptonError as error:  # the answer has begun: all that is left is to end it
         _log.warning("following a log: %s", error.message)
 
@@ -80,12 +83,13 @@ def _encode(line: Line) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def _ndjson(batches: AsyncIterator[list[Line]]) -> StreamingResponse:
-    async def chunks() -> AsyncIterator[bytes]:
-        async for batch in batches:
-            yield b"".join(_encode(line) for line in batch)
+def _ndjson(batches: AsyncGenerator[list[Line]]) -> Response:
+    async def chunks() -> AsyncGenerator[bytes]:
+        async with aclosing(batches):
+            async for batch in batches:
+                yield b"".join(_encode(line) for line in batch)
 
-    return StreamingResponse(chunks(), headers={"cache-control": "no-store"}, media_type="application/x-ndjson")
+    return Stream(chunks(), "application/x-ndjson")
 
 
 # -- the public client's
@@ -140,9 +144,10 @@ async def _wire_live(call: Call) -> Response:
     trail = Trail(call.cell, source)
     tail = await trail.tail(FOLLOWED_FROM)
 
-    async def chunks() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncGenerator[bytes]:
         # Whole lines, so that every chunk is valid UTF-8 by itself: the public client decodes chunk by chunk.
-        async for batch in _followed(trail, tail, True):
-            yield "".join(f"{line.text}\n" for line in batch).encode("utf-8", "replace")
+        async with aclosing(_followed(trail, tail, True)) as batches:
+            async for batch in batches:
+                yield "".join(f"{line.text}\n" for line in batch).encode("utf-8", "replace")
 
-    return StreamingResponse(chunks(), headers={"cache-control": "no-store"}, media_type="text/plain; charset=utf-8")
+    return Stream(chunks(), "text/plain; charset=utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
@@ -58,17 +58,16 @@ class Trail:
     async def tail(self, count: int) -> list[Line]:
         """The last `count` lines, oldest first."""
         archived = await run_in_threadpool(self._archived, None, None, count, backward=True)
-        live: dict[tuple[str, int], Line] = {}
+        best = archived
         for record in (await run_in_threadpool(self._records))[-LIVE_AT_ONCE:]:
-            for line in await self._last_of(record, count):
-                live[line.uid, line.ns] = line
-        merged = {**{(line.uid, line.ns): line for line in archived}, **live}
-        return heapq.nlargest(count, merged.values())[::-1]
+            last = await self._last_of(record, count)
+            best = await run_in_threadpool(_merged, best, last, count, backward=True)
+        return best[::-1]
 
     async def window(self, start_ns: int, end_ns: int, limit: int, *, backward: bool = False) -> list[Line]:
         """The earliest `limit` lines of [start_ns, end_ns) in order; `backward`: the latest, newest first."""
         archived = await run_in_threadpool(self._archived, start_ns, end_ns, limit, backward=backward)
-        merged = {(line.uid, line.ns): line for line in archived}
+        best = archived
         for record in (await run_in_threadpool(self._records))[-LIVE_AT_ONCE:]:
             kept: Iterable[Line]
             if backward:
@@ -81,11 +80,10 @@ class Trail:
                     kept.append(line)
                     if len(kept) >= limit:
                         break
-            merged |= {(line.uid, line.ns): line for line in kept}
-        best = heapq.nlargest if backward else heapq.nsmallest
-        return best(limit, merged.values())
+            best = await run_in_threadpool(_merged, best, kept, limit, backward=backward)
+        return best
 
-    async def follow(self, after: dict[str, int]) -> AsyncIterator[Line]:
+    async def follow(self, after: dict[str, int]) -> AsyncGenerator[Line]:
         """New lines as they come, beyond those in `after` (replica uid -> last ns), until no more can come.
 
         That is when the owner has ended or is gone and its replicas' logs are read to their end.
@@ -202,3 +200,9 @@ class Trail:
         async for ns, kind, text in stream:
             if not self._grep or self._grep in text:
                 yield Line(ns, record.uid, record.name, kind, text)
+
+
+def _merged(one: Iterable[Line], other: Iterable[Line], count: int, *, backward: bool) -> list[Line]:
+    """The earliest `count` lines of both in order; `backward`: the latest, newest first. Each line once."""
+    lines = {(line.uid, line.ns): line for part in (one, other) for line in part}
+    return heapq.nlargest(count, lines.values()) if backward else heapq.nsmallest(count, lines.values())

@@ -37,12 +37,23 @@ class Live:
         self.lines: dict[str, list[tuple[int, str, str]]] = {}
         self.closed: set[str] = set()
         self.away: set[str] = set()
+        self.readers = 0
         self.asked: list[tuple[str, str, int, int | None, bool]] = []
 
     async def __call__(
         self, node: str, uid: str, start_ns: int, end_ns: int | None, follow: bool
     ) -> AsyncIterator[tuple[int, str, str]]:
         self.asked.append((node, uid, start_ns, end_ns, follow))
+        self.readers += 1
+        try:
+            async for line in self._read(node, uid, start_ns, end_ns, follow):
+                yield line
+        finally:
+            self.readers -= 1
+
+    async def _read(
+        self, node: str, uid: str, start_ns: int, end_ns: int | None, follow: bool
+    ) -> AsyncIterator[tuple[int, str, str]]:
         sent = 0
         while True:
             if node in self.away:
