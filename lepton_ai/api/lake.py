@@ -5,8 +5,9 @@ POST x/query {"sql", "limit"}   GET x/tables   GET x/tables/NAME   GET x/tables/
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -16,6 +17,8 @@ from lepton_ai.api.form import QueryForm
 from lepton_ai.api.lanes import lanes
 from lepton_ai.lake import open as open_lake
 from lepton_ai.lake.query import Limits, QueryWorker
+
+T = TypeVar("T")
 
 
 def add(router: Router) -> None:
@@ -28,20 +31,18 @@ def add(router: Router) -> None:
 async def _query(call: Call) -> Response:
     form = call.form(QueryForm, "query")
 
-    def work() -> dict[str, Any]:
-        return asdict(_worker(call).query(form.sql, Limits(rows_max=form.limit)))
-
-    return await run_in_threadpool(answer, await lanes(call.request).queries.run(work))
+    found = await _ask(call, lambda worker: asdict(worker.query(form.sql, Limits(rows_max=form.limit))))
+    return await run_in_threadpool(answer, found)
 
 
 async def _tables(call: Call) -> Response:
-    found = await lanes(call.request).queries.run(lambda: _worker(call).tables())
+    found = await _ask(call, lambda worker: worker.tables())
     return answer([_shown(item) for item in found])
 
 
 async def _table(call: Call) -> Response:
     name = call.path("name").partition("@")[0]
-    found = await lanes(call.request).queries.run(lambda: _worker(call).tables())
+    found = await _ask(call, lambda worker: worker.tables())
     for item in found:
         if item["name"] == name:
             return answer(_shown(item))
@@ -50,7 +51,7 @@ async def _table(call: Call) -> Response:
 
 async def _history(call: Call) -> Response:
     name = call.path("name").partition("@")[0]
-    found = await lanes(call.request).queries.run(lambda: _worker(call).history(name))
+    found = await _ask(call, lambda worker: worker.history(name))
     rows = [
         {
             "version": int(str(item["version"]).rpartition("@")[2]),
@@ -65,10 +66,16 @@ async def _history(call: Call) -> Response:
     return answer(rows)
 
 
-def _worker(call: Call) -> QueryWorker:
+async def _ask(call: Call, question: Callable[[QueryWorker], T]) -> T:
+    """The answer of the workspace's worker. Raises Busy while too many wait for it."""
     url = call.cell.lake_url(call.ws)
-    open_lake(url)  # makes its folder: a workspace may have no data yet
-    return lanes(call.request).worker(url)
+    worker, lane = lanes(call.request).queries(url)
+
+    def work() -> T:
+        open_lake(url)  # makes its folder: a workspace may have no data yet
+        return question(worker)
+
+    return await lane.run(work)
 
 
 def _shown(item: dict[str, Any]) -> dict[str, Any]:

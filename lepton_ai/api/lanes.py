@@ -17,6 +17,7 @@ from lepton_ai.errors import Busy
 from lepton_ai.lake.query import QueryWorker
 
 T = TypeVar("T")
+QUERIES_WAITING = 16
 
 
 class Lane:
@@ -43,21 +44,21 @@ class Lanes:
 
     def __init__(self) -> None:
         self.uploads = Lane("uploads", 8, 64)
-        self.queries = Lane("queries", 4, 32)
         self.registering = threading.Semaphore(2)
-        self._workers: dict[str, QueryWorker] = {}
+        self._queries: dict[str, tuple[QueryWorker, Lane]] = {}
         self._lock = threading.Lock()
 
-    def worker(self, lake_url: str) -> QueryWorker:
+    def queries(self, lake_url: str) -> tuple[QueryWorker, Lane]:
+        """The worker of a lake and its lane: it takes one query at a time, and no lake waits for another's."""
         with self._lock:
-            if lake_url not in self._workers:
-                self._workers[lake_url] = QueryWorker(lake_url)
-            return self._workers[lake_url]
+            if lake_url not in self._queries:
+                self._queries[lake_url] = (QueryWorker(lake_url), Lane("queries", 1, QUERIES_WAITING))
+            return self._queries[lake_url]
 
     def close(self) -> None:
         with self._lock:
-            workers = list(self._workers.values())
-            self._workers.clear()
+            workers = [worker for worker, _ in self._queries.values()]
+            self._queries.clear()
         for worker in workers:
             worker.close()
 

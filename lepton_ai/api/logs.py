@@ -38,8 +38,9 @@ async def _logs(call: Call) -> Response:
     lines = call.number("lines", None, low=1, high=MAX_LINES)
     source = await run_in_threadpool(_source, call, call.path("name"))
     trail = Trail(call.cell, source, grep)
-    tail = await trail.tail(MAX_LINES if lines is None else lines)
-    return _ndjson(_followed(trail, tail, follow))
+    count = MAX_LINES if lines is None else lines
+    tail = await trail.tail(count)
+    return _ndjson(_followed(trail, tail, follow, cut=len(tail) >= count))
 
 
 def _source(call: Call, name: str) -> Source:
@@ -61,17 +62,14 @@ def _source(call: Call, name: str) -> Source:
     raise missing("deployment, job or replica", name, names, "lepton ps --all")
 
 
-async def _followed(trail: Trail, tail: list[Line], follow: bool) -> AsyncGenerator[list[Line]]:
+async def _followed(trail: Trail, tail: list[Line], follow: bool, *, cut: bool) -> AsyncGenerator[list[Line]]:
     """Batches of lines: what there is, then one by one what comes."""
     for first in range(0, len(tail), 512):
         yield tail[first : first + 512]
     if not follow:
         return
-    after: dict[str, int] = {}
-    for line in tail:
-        after[line.uid] = max(after.get(line.uid, 0), line.ns)
     try:
-        async with aclosing(trail.follow(after)) as coming:
+        async with aclosing(trail.follow(tail, cut=cut)) as coming:
             async for line in coming:
                 yield [line]
     except LeptonError as error:  # the answer has begun: all that is left is to end it
@@ -146,7 +144,7 @@ async def _wire_live(call: Call) -> Response:
 
     async def chunks() -> AsyncGenerator[bytes]:
         # Whole lines, so that every chunk is valid UTF-8 by itself: the public client decodes chunk by chunk.
-        async with aclosing(_followed(trail, tail, True)) as batches:
+        async with aclosing(_followed(trail, tail, True, cut=len(tail) >= FOLLOWED_FROM)) as batches:
             async for batch in batches:
                 yield "".join(f"{line.text}\n" for line in batch).encode("utf-8", "replace")
 

@@ -83,11 +83,14 @@ class Trail:
             best = await run_in_threadpool(_merged, best, kept, limit, backward=backward)
         return best
 
-    async def follow(self, after: dict[str, int]) -> AsyncGenerator[Line]:
-        """New lines as they come, beyond those in `after` (replica uid -> last ns), until no more can come.
+    async def follow(self, tail: list[Line], *, cut: bool) -> AsyncGenerator[Line]:
+        """The lines after `tail` as they come, until no more can come. `cut`: `tail` leaves out older ones.
 
         That is when the owner has ended or is gone and its replicas' logs are read to their end.
         """
+        after: dict[str, int] = {line.uid: line.ns for line in tail}
+        # Of a replica with no line in the tail, all that is older than the tail was left out on purpose.
+        floor_ns = tail[0].ns if cut and tail else 0
         queue: asyncio.Queue[Line] = asyncio.Queue(QUEUE)
         pumps: dict[str, asyncio.Task[None]] = {}
         clock = asyncio.get_running_loop().time
@@ -97,9 +100,9 @@ class Trail:
                 if clock() >= look_s:
                     # First whether it is over, then its replicas: after its end there are no new ones.
                     over = await run_in_threadpool(self._is_over)
-                    for record in await run_in_threadpool(self._records):
+                    for record in (await run_in_threadpool(self._records))[-LIVE_AT_ONCE:]:
                         if record.uid not in pumps:
-                            pump = self._pump(record, after.get(record.uid, 0), queue)
+                            pump = self._pump(record, after.get(record.uid, floor_ns), queue)
                             pumps[record.uid] = asyncio.create_task(pump)
                     if over and all(task.done() for task in pumps.values()) and queue.empty():
                         return

@@ -127,6 +127,19 @@ def test_a_follower_sees_every_replica_of_a_job_and_ends_with_it(stand: Any) -> 
     assert [text for text in found if text in ("four", "five")] == ["four", "five"]
 
 
+def test_a_follower_of_the_last_lines_is_not_told_the_older_ones(stand: Any, web: tuple[Any, Any, Any]) -> None:
+    record, _, new = web
+    quiet = stand.replica(record, "node-3")
+    stand.live.lines[quiet.uid] = [(n * S, "o", f"quiet {n}") for n in range(1, 4)]
+    stream = stand.cloud(stand.serve().url).logs("web", follow=True, lines=2)
+    assert [next(stream).line for _ in range(2)] == ["new 7", "new 8"]
+    stand.live.lines[quiet.uid].append((10 * S, "o", "quiet 10"))
+    assert next(stream).line == "quiet 10"
+    stand.live.lines[new.uid].append((11 * S, "o", "new 11"))
+    assert next(stream).line == "new 11"
+    stream.close()
+
+
 def test_a_follower_that_leaves_takes_its_streams_along(stand: Any) -> None:
     record = stand.deploy()
     replica = stand.replica(record)
