@@ -158,7 +158,9 @@ def _template(arguments: Any) -> dict[str, Any]:
 def _plan(plan: Mapping[str, Any]) -> str:
     lines = [f"plan: {plan['summary']}"]
     lines += [f"  {line}" for line in plan.get("changes") or ()]
-    lines += [f"  {item['replica']} on {item['node']}: {item['reason']}" for item in plan.get("placements") or ()]
+    for item in plan.get("placements") or ():
+        where = f"on {item['node']}" if item["node"] else "waits"
+        lines.append(f"  {item['replica']} {where}: {item['reason']}")
     if plan.get("price_per_hour") is not None:
         lines.append(f"  price: {plan['price_per_hour']:.4f} {plan.get('currency', 'USD')} per hour")
     return "\n".join(lines)
