@@ -61,6 +61,7 @@ def _layout(resources: Resources) -> list[tuple[Path, dict[str, str]]]:
         shares = str(max(2, resources.cpu_milli * 1024 // 1000))
         # Not every controller is mounted with every other: each is a tree of its own.
         layout: list[tuple[Path, dict[str, str]]] = [(_parent("memory"), {"memory.limit_in_bytes": memory})]
+        _outweigh(_parent("cpu") / "cpu.shares", 1024)
         layout.append((_parent("cpu"), {"cpu.shares": shares}))
         if (ROOT / "cpuacct").resolve() != (ROOT / "cpu").resolve():
             layout.append((_parent("cpuacct"), {}))
@@ -72,6 +73,7 @@ def _layout(resources: Resources) -> list[tuple[Path, dict[str, str]]]:
         parent = _parent("")
         for folder in (ROOT, parent):
             (folder / "cgroup.subtree_control").write_text("+memory +cpu +pids")
+        _outweigh(parent / "cpu.weight", 100)
         files = {"memory.max": memory, "cpu.weight": weight, "pids.max": str(MAX_PROCESSES)}
         return [(parent, files)]
     raise OSError("no control groups")
@@ -81,6 +83,16 @@ def _parent(controller: str) -> Path:
     parent = ROOT / controller / "lepton_ai"
     parent.mkdir(exist_ok=True)
     return parent
+
+
+def _outweigh(file: Path, one: int) -> None:
+    """All replicas together weigh as much as the cores; by default they would share the weight of one process.
+
+    (As Kubernetes weighs its pods: shares of the node's cores.)
+    """
+    wanted = str(one * (os.cpu_count() or 1))
+    if file.read_text("ascii").strip() != wanted:
+        file.write_text(wanted)
 
 
 @cache

@@ -46,6 +46,16 @@ def groups() -> Iterator[tuple[str, ...]]:
     until(lambda: cgroup.remove(made))
 
 
+def test_replicas_together_weigh_as_much_as_the_cores(groups: tuple[str, ...]) -> None:
+    parents = [Path(group).parent for group in groups]
+    found = {name: (path / name).read_text().strip() for path in parents for name in FULL if (path / name).exists()}
+    assert found
+    assert all(int(value) == FULL[name] * (os.cpu_count() or 1) for name, value in found.items())
+
+
+FULL = {"cpu.shares": 1024, "cpu.weight": 100}
+
+
 def python(folder: Path, code: str, groups: tuple[str, ...] = ()) -> ShimSpec:
     return ShimSpec(
         (sys.executable, "-S", "-c", code), {"PATH": os.environ["PATH"]}, str(folder / "work"), cgroup=groups
