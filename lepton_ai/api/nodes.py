@@ -32,9 +32,7 @@ def add(router: Router) -> None:
 
 
 def _nodes(call: Call) -> list[dict[str, Any]]:
-    replicas = call.cell.store.list("replica")
-    found = [view.node(record, replicas) for record in call.cell.store.list("node")]
-    return sorted(found, key=lambda item: str(item["name"]))
+    return view.nodes(call.cell.store.list("node"), call.cell.store.list("replica"))
 
 
 def _schedule(call: Call, takes_work: bool) -> dict[str, Any]:
@@ -49,7 +47,7 @@ def _schedule(call: Call, takes_work: bool) -> dict[str, Any]:
 
     record = retried(change)
     call.note("undrain" if takes_work else "drain", "node", name)
-    return view.node(record, call.cell.store.list("replica"))
+    return view.nodes([record], call.cell.store.list("replica"))[0]
 
 
 # -- the public client's

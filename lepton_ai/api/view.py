@@ -5,7 +5,8 @@ Pure functions of records. The public client's JSON is `wire`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -131,11 +132,18 @@ def replica(record: Record) -> Json:
     }
 
 
-def node(record: Record, replicas: Iterable[Record]) -> Json:
-    """A node, with what `replicas` (of the whole cell) hold of it."""
+def nodes(records: Iterable[Record], replicas: Iterable[Record]) -> list[Json]:
+    """Nodes by name, each with what `replicas` (of the whole cell) hold of it."""
+    held: dict[str, list[Record]] = defaultdict(list)
+    for item in replicas:
+        if item.status.get("phase") != "exited":
+            held[str(item.spec.get("node"))].append(item)
+    return [_node(record, held[record.name]) for record in sorted(records, key=lambda record: record.name)]
+
+
+def _node(record: Record, here: Sequence[Record]) -> Json:
     status = record.status
     capacity = Resources.model_validate(status.get("capacity") or record.spec.get("capacity") or {})
-    here = [item for item in replicas if item.spec.get("node") == record.name and item.status.get("phase") != "exited"]
     held = [Resources.model_validate(item.spec.get("replica", {}).get("resources") or {}) for item in here]
     unschedulable = bool(record.spec.get("unschedulable"))
     state = str(status.get("state") or "unreachable")

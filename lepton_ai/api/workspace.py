@@ -55,6 +55,6 @@ def _workspace(call: Call) -> dict[str, Any]:
     store = call.cell.store
     counts = {kind: len(store.list(kind, workspace=call.ws)) for kind in ("deployment", "job", "secret")}
     replicas = store.list("replica")
-    nodes = [view.node(record, replicas) for record in store.list("node")]
+    nodes = view.nodes(store.list("node"), replicas)
     own = [view.replica(item) for item in replicas if item.workspace == call.ws]
     return wire.shown(call.ws, __version__, counts, nodes, own)

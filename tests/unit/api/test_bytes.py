@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +13,9 @@ from starlette.testclient import TestClient
 
 from lepton_ai.api import blobs as blob_routes
 from lepton_ai.api import models as model_routes
+from lepton_ai.api.upload import Upload
 from lepton_ai.blobs import ticket
-from lepton_ai.errors import Unauthorized
+from lepton_ai.errors import DiskFull, Unauthorized
 from lepton_ai.models import RecommenderModel
 
 KEY = b"k" * 32
@@ -138,6 +140,37 @@ def test_what_is_no_model_is_refused_and_leaves_nothing(stand: Any, monkeypatch:
     assert client.post("/x/models/movies", content=b"x" * 11).status_code == 413
     assert client.get("/x/models").json() == []
     assert list((stand.cell.blobs.root / "new").iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_nothing_half_stays(stand: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    client = stand.client()
+    with monkeypatch.context() as patch:
+        patch.setattr("lepton_ai.blobs.local.os.fsync", full)
+        response = client.put(f"/x/blobs/{digest_of(b'x')}", content=b"x")
+    assert (response.status_code, response.json()["code"]) == (507, "DiskFull")
+
+    class Full:
+        """A device without room."""
+
+        write = full
+
+    class Body:
+        """One piece, then the end."""
+
+        left = b"x"
+
+        def read(self, _: int) -> bytes:
+            data, self.left = self.left, b""
+            return data
+
+    with pytest.raises(DiskFull) as caught:
+        Upload.copy(Body(), Full())  # type: ignore[arg-type]
+    assert caught.value.hint
+    assert list((stand.cell.blobs.root / "new").iterdir()) == []
+    assert list(stand.cell.blobs.list()) == []
 
 
 def test_a_model_is_deployed_by_running_its_server_with_its_bytes(stand: Any, saved: tuple[bytes, bytes]) -> None:
