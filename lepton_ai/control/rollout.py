@@ -101,11 +101,14 @@ class Fleet:
 
 
 def progress(ctx: Context, record: Record, spec: DeploymentSpec, copies: list[Record]) -> Progress:
-    """How far the release that is wanted has come."""
+    """How far the release that is wanted has come. While nothing is to run, it is done and does not serve yet."""
     document = dict(record.status.get("rollout") or {})
     serving = int(record.status.get("serving", 0))
     if document.get("release") != spec.release:
         document = {"release": spec.release, "state": "progressing", "reason": "", "since_ms": ctx.now_ms}
+    stopped = spec.replicas.min == 0
+    if document["state"] == "done" and serving != spec.release and not stopped:
+        document["state"] = "progressing"  # it was accepted while nothing ran; now it must show that it can
     if document["state"] == "progressing":
         failures = [copy for copy in copies if counts_against(copy, spec.release)]
         if len(failures) >= ctx.options.failed_starts:
@@ -120,7 +123,7 @@ def progress(ctx: Context, record: Record, spec: DeploymentSpec, copies: list[Re
             )
         elif _is_up(ctx, spec, copies):
             document.update(state="done", reason="")
-            serving = spec.release
+            serving = serving if stopped else spec.release
     release = spec.release
     if document["state"] == "failed" and serving:
         release = serving

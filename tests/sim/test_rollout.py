@@ -258,3 +258,17 @@ def test_a_wall_clock_that_jumps_cuts_no_drain_short_and_prolongs_none(cell: Cel
     world.clock.jump(jump_h * 3_600_000)
     world.until(lambda: world.ready("movies", 2, 2), 40)
     assert world.gateway.failed == []
+
+
+def test_a_release_that_came_while_nothing_ran_must_show_that_it_can(cell: Cell) -> None:
+    world = cell(4)
+    up(world, 2)
+    world.gateway.callers.clear()
+    world.person.change("movies", replicas={"min": 0, "max": 2})
+    world.until(lambda: world.state("movies") == "stopped" and not world.copies("movies"), 20)
+    world.person.release("movies", "exit=1@100", "log=boom")
+    world.until(lambda: world.status("movies")["rollout"]["state"] == "done", 5)
+    assert world.status("movies")["serving"] == 1
+    world.person.change("movies", replicas={"min": 2, "max": 2})
+    world.until(lambda: world.status("movies")["rollout"]["state"] == "failed", 30)
+    world.until(lambda: world.ready("movies", 2, 1), 20)

@@ -80,9 +80,12 @@ class Walk:
         if not world.controls:
             world.start_control()
         world.gateway.callers.clear()
-        world.until(lambda: not world.at_rest() and self._jobs_ended(), 400, "at rest: " + str(world.at_rest()))
+        world.until(lambda: not world.at_rest() and self._jobs_ended(), 400, world.at_rest)
+        world.run(25)  # what may sleep falls asleep
+        world.until(lambda: not world.at_rest(), 10)
         world.run(5)
-        assert world.at_rest() == []
+        wrong = world.at_rest()
+        assert not wrong, f"{wrong}\n{world.tell()}"
 
     def _jobs_ended(self) -> bool:
         return all(self.world.job(name).get("state") in ENDS for name in self.jobs)

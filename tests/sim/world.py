@@ -84,12 +84,12 @@ class World:
         for _ in range(round(seconds * 1000 / STEP_MS)):
             self.step()
 
-    def until(self, true: Callable[[], Any], within_s: float = 30.0, what: str = "") -> float:
+    def until(self, true: Callable[[], Any], within_s: float = 30.0, what: Callable[[], Any] = lambda: "it") -> float:
         """Steps until `true()`; returns how many seconds it took. Fails after `within_s`."""
         begun_ms = self.clock.elapsed_ms()
         while not true():
             took_s = (self.clock.elapsed_ms() - begun_ms) / 1000
-            assert took_s < within_s, f"not within {within_s} s: {what or 'it'}\n{self.tell()}"
+            assert took_s < within_s, f"not within {within_s} s: {what()}\n{self.tell()}"
             self.step()
         return (self.clock.elapsed_ms() - begun_ms) / 1000
 
