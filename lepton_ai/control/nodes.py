@@ -47,27 +47,42 @@ class HttpFleet:
         self._changed: Callable[[], None] = lambda: None
         self._archiving: set[str] = set()
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="archive")
+        # Agents speak plain HTTP: a client that loads certificates would cost more than what it fetches.
+        self._client = httpx.Client(timeout=httpx.Timeout(5.0, read=LOG_SILENT_S), trust_env=False, verify=False)
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Let go of every agent; what runs there runs on."""
-        self.connect((), 0)
+        """Let go of every agent; what runs there runs on. A second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed, links = True, list(self._links.values())
+            self._links.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._end(links), self._loop)
         self._thread.join(timeout=5)
+        if not self._thread.is_alive():
+            self._loop.close()
+        with self._lock:
+            idle = not self._archiving
+        if idle:  # else its thread ends with its transfer, and takes the client along
+            self._client.close()
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         self._changed = changed
 
     def connect(self, nodes: Sequence[NodeAddress], epoch: int) -> None:
         with self._lock:
+            if self._closed:
+                return
             self._epoch, self._led_s = epoch, time.monotonic()
             wanted = {node.name: node for node in nodes} if epoch else {}
             for name in [name for name, link in self._links.items() if wanted.get(name) != link.node]:
                 link = self._links.pop(name)
-                self._loop.call_soon_threadsafe(link.close)
+                asyncio.run_coroutine_threadsafe(link.close(), self._loop)
             for name, node in wanted.items():
                 if name not in self._links:
                     link = self._links[name] = _Link(node, self._note, self._leads)
@@ -111,7 +126,7 @@ class HttpFleet:
             params["end_ns"] = str(end_ns)
         limit = httpx.Timeout(5.0, read=None if follow else LOG_SILENT_S)
         try:
-            async with httpx.AsyncClient(timeout=limit, trust_env=False) as client:
+            async with httpx.AsyncClient(timeout=limit, trust_env=False, verify=False) as client:
                 async with client.stream("GET", f"{base}/v1/replicas/{uid}/log", params=params, headers=headers) as got:
                     _check(node, uid, got.status_code)
                     async for text in got.aiter_lines():
@@ -121,6 +136,14 @@ class HttpFleet:
             raise Unavailable(f"node {node} broke off: {type(error).__name__}", hint="run: lepton node ls") from error
 
     # -- within
+
+    async def _end(self, links: list[_Link]) -> None:
+        await asyncio.gather(*(link.close() for link in links), return_exceptions=True)
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        self._loop.stop()
 
     def _note(self) -> None:
         self._changed()
@@ -132,20 +155,19 @@ class HttpFleet:
     def _send(self, node: str, epoch: int, method: str, path: str, body: bytes | None = None) -> None:
         with self._lock:
             link = self._links.get(node)
-        if link is not None:
-            asyncio.run_coroutine_threadsafe(link.order(method, path, epoch, body), self._loop)
+            if link is not None:
+                self._loop.call_soon_threadsafe(link.begin, method, path, epoch, body)
 
     def _keep_and_forget(
         self, address: tuple[str, dict[str, str]], uid: str, epoch: int, spec: ReplicaSpec | None
     ) -> None:
         base, headers = address
         try:
-            with httpx.Client(timeout=httpx.Timeout(5.0, read=LOG_SILENT_S), trust_env=False) as client:
-                if spec is not None and self._archive is not None:
-                    with client.stream("GET", f"{base}/v1/replicas/{uid}/log", headers=headers) as got:
-                        if got.status_code == 200:
-                            self._archive(spec, (_line(text) for text in got.iter_lines() if text))
-                client.post(f"{base}/v1/replicas/{uid}/forget", headers={**headers, "x-lepton-epoch": str(epoch)})
+            if spec is not None and self._archive is not None:
+                with self._client.stream("GET", f"{base}/v1/replicas/{uid}/log", headers=headers) as got:
+                    if got.status_code == 200:
+                        self._archive(spec, (_line(text) for text in got.iter_lines() if text))
+            self._client.post(f"{base}/v1/replicas/{uid}/forget", headers={**headers, "x-lepton-epoch": str(epoch)})
         except (httpx.HTTPError, OSError, LeptonError) as error:
             _log.warning("the log of replica %s stays on its node: %s", uid, error)
         except Exception:  # noqa: BLE001 - one broken log must not end the thread
@@ -168,18 +190,21 @@ class _Link:
         self._closed = False
 
     def open(self) -> None:
+        if self._closed:
+            return
         limits = httpx.Limits(max_connections=32, max_keepalive_connections=8)
-        self._client = httpx.AsyncClient(timeout=ORDER_S, limits=limits, trust_env=False)
+        self._client = httpx.AsyncClient(timeout=ORDER_S, limits=limits, trust_env=False, verify=False)
         self._spawn(self._watch())
         self._spawn(self._keep_alive())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._closed = True
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._client is not None:
-            task = asyncio.ensure_future(self._client.aclose())
-            self._tasks.add(task)
+            await self._client.aclose()
 
     def address(self) -> tuple[str, dict[str, str]]:
         """Base URL and headers. An agent that was restarted may have another port: what it wrote last is true."""
@@ -194,6 +219,10 @@ class _Link:
         except (OSError, UnicodeDecodeError):
             token = ""
         return f"http://{host}:{port}", {"authorization": f"Bearer {token}"}
+
+    def begin(self, method: str, path: str, epoch: int, body: bytes | None) -> None:
+        if not self._closed:
+            self._spawn(self.order(method, path, epoch, body))
 
     async def order(self, method: str, path: str, epoch: int, body: bytes | None = None) -> None:
         """Send one order; a failure is only noted."""
