@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ from lepton_ai.api import access, blobs, deployments, jobs, lake, logs, models, 
 from lepton_ai.api.call import Router, refused
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.lanes import Lanes
+
+REST_S = 30.0
 
 
 def app(cell: Cell) -> Starlette:
@@ -40,8 +43,16 @@ def app(cell: Cell) -> Starlette:
 
 @asynccontextmanager
 async def _lifespan(made: Starlette) -> AsyncIterator[None]:
+    resting = asyncio.create_task(_rest(made.state.lanes))
     yield
+    resting.cancel()
     await anyio.to_thread.run_sync(made.state.lanes.close)
+
+
+async def _rest(lanes: Lanes) -> None:
+    while True:
+        await asyncio.sleep(REST_S)
+        await anyio.to_thread.run_sync(lanes.rest)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

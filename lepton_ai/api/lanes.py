@@ -6,6 +6,7 @@ Owns the bounds of uploads, registrations and queries, and the query workers (on
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -18,6 +19,8 @@ from lepton_ai.lake.query import QueryWorker
 
 T = TypeVar("T")
 QUERIES_WAITING = 16
+IDLE_S = 300.0
+"""A query worker that nobody asked for so long is ended: it holds a data engine in memory."""
 
 
 class Lane:
@@ -27,6 +30,12 @@ class Lane:
         self._what, self._most = what, width + waiting
         self._limiter = anyio.CapacityLimiter(width)
         self._inside = 0
+        self._left_s = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """For how long nothing has been under way."""
+        return 0.0 if self._inside else time.monotonic() - self._left_s
 
     async def run(self, work: Callable[[], T]) -> T:
         """`work` on a thread. Raises Busy, and what `work` raises."""
@@ -37,6 +46,7 @@ class Lane:
             return await anyio.to_thread.run_sync(work, limiter=self._limiter)
         finally:
             self._inside -= 1
+            self._left_s = time.monotonic()
 
 
 class Lanes:
@@ -54,6 +64,14 @@ class Lanes:
             if lake_url not in self._queries:
                 self._queries[lake_url] = (QueryWorker(lake_url), Lane("queries", 1, QUERIES_WAITING))
             return self._queries[lake_url]
+
+    def rest(self, idle_s: float = IDLE_S) -> None:
+        """Ends the workers that have been idle so long; the next query starts a new one."""
+        with self._lock:
+            found = list(self._queries.values())
+        for worker, lane in found:
+            if worker.pid is not None and lane.idle_s >= idle_s:
+                worker.close()
 
     def close(self) -> None:
         with self._lock:

@@ -96,6 +96,16 @@ def test_a_worker_that_was_killed_is_replaced(stand: Any, cloud: Cloud) -> None:
     assert worker_of(stand).pid != before
 
 
+def test_a_worker_that_nobody_asks_is_ended_and_started_again(stand: Any, cloud: Cloud) -> None:
+    lanes = stand.app.state.lanes
+    cloud.query("SELECT 1")
+    lanes.rest()
+    assert worker_of(stand).pid is not None
+    lanes.rest(idle_s=0.0)
+    assert worker_of(stand).pid is None
+    assert cloud.query("SELECT 2").rows == [[2]]
+
+
 def test_long_queries_hold_up_nothing_else_and_are_bounded(stand: Any, cloud: Cloud) -> None:
     lane = stand.app.state.lanes.queries(stand.cell.lake_url("default"))[1]
     before, lane._most = lane._most, 3

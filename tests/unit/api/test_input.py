@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +49,35 @@ def test_a_body_over_a_mebibyte_is_refused(stand: Any) -> None:
     response = stand.client().post("/x/plan", content=b'{"name": "' + b"a" * (1 << 20) + b'"}')
     assert response.status_code == 413
     assert response.json()["code"] == "TooLarge"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "bound"),
+    [
+        ("POST", "/x/plan", "lepton_ai.api.call.BODY_TIMEOUT_S"),
+        ("POST", "/x/models/m", "lepton_ai.api.upload.SILENCE_S"),
+    ],
+)
+def test_a_body_that_never_ends_is_given_up(
+    stand: Any, monkeypatch: pytest.MonkeyPatch, method: str, path: str, bound: str
+) -> None:
+    monkeypatch.setattr(bound, 0.05)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app=stand.app)
+        headers = {"authorization": f"Bearer {stand.tokens['owner']}"}
+        base = "http://cell/api/v2/workspaces/default"
+        async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers) as client:
+            return await client.request(method, path, content=endless())
+
+    response = asyncio.run(asyncio.wait_for(send(), 30))
+    assert response.status_code == 400
+    assert " s" in response.json()["message"]
+    assert stand.client().get("/x/cell").status_code == 200
 
 
 @pytest.mark.parametrize("body", [[], "text", 5, True])
