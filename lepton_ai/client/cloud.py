@@ -166,12 +166,12 @@ class Cloud:
         """What there is, a line each: deployments and jobs; or one of them, with its replicas."""
         if name is None:
             found: list[Deployment | Job] = [*self.deployments(), *self.jobs(all=all)]
-            return [_row(item) for item in found]
+            return [Row.of_owner(item) for item in found]
         kind, _ = self._owner(name)
         replicas = self.replicas(name)
         shown = [item for item in replicas if all or item.phase != "exited"]
         owner = self.deployment(name) if kind == "deployment" else self.job(name)
-        return [_row(owner), *(_replica_row(item) for item in shown)]
+        return [Row.of_owner(owner), *(Row.of_replica(item) for item in shown)]
 
     def logs(
         self, name: str, *, follow: bool = False, lines: int | None = None, grep: str | None = None
@@ -380,24 +380,3 @@ def _segment(form: dict[str, Any]) -> str:
 
 def _name(value: Any) -> str:
     return str(getattr(value, "name", value))
-
-
-def _row(item: Deployment | Job) -> Row:
-    if isinstance(item, Deployment):
-        count = f"{item.ready}/{item.wanted}"
-        return Row(
-            name=item.name, kind=item.kind, state=item.state, replicas=count, created_ms=item.created_ms,
-            reason=item.reason or item.warning,
-        )  # fmt: skip
-    done = item.succeeded if item.state in wait.ENDED else item.ready
-    return Row(
-        name=item.name, kind=item.kind, state=item.state, replicas=f"{done}/{item.workers}",
-        created_ms=item.created_ms, reason=item.reason,
-    )  # fmt: skip
-
-
-def _replica_row(item: Replica) -> Row:
-    reason = item.reason or (str(item.exit.get("text", "")) if item.exit else "")
-    return Row(
-        name=item.name, kind=item.kind, state=item.phase, node=item.node, created_ms=item.created_ms, reason=reason
-    )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lepton_ai.client.cloud import Cloud
 
 SHOWN_ROWS = 50
+ENDED = frozenset({"succeeded", "failed", "stopped"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +191,24 @@ class Row(Value):
     node: str | None = None
     created_ms: int = 0
     reason: str = ""
+
+    @classmethod
+    def of_owner(cls, item: Deployment | Job) -> Self:
+        """The line of a deployment (ready/wanted) or a job (done, or ready while it runs, of its workers)."""
+        if isinstance(item, Deployment):
+            count, reason = f"{item.ready}/{item.wanted}", item.reason or item.warning
+        else:
+            count, reason = f"{item.succeeded if item.state in ENDED else item.ready}/{item.workers}", item.reason
+        return cls(
+            name=item.name, kind=item.kind, state=item.state, replicas=count, created_ms=item.created_ms, reason=reason
+        )
+
+    @classmethod
+    def of_replica(cls, item: Replica) -> Self:
+        reason = item.reason or (str(item.exit.get("text", "")) if item.exit else "")
+        return cls(
+            name=item.name, kind=item.kind, state=item.phase, node=item.node, created_ms=item.created_ms, reason=reason
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

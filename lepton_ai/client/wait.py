@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from lepton_ai.client.objects import Deployment, Job
+from lepton_ai.client.objects import ENDED, Deployment, Job
 from lepton_ai.errors import Conflict, Failed, NotFound, Timeout
 
 LOOK_S = (0.05, 0.5)
-ENDED = frozenset({"succeeded", "failed", "stopped"})
 Say = Callable[[str], None]
 
 
