@@ -13,6 +13,7 @@ from lepton_ai.api.call import Call, retried
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.form import DeployForm, serving, written
 from lepton_ai.api.place import possible
+from lepton_ai.control.routes import endpoint_context
 from lepton_ai.errors import Conflict, Invalid, NotFound, Unsupported
 from lepton_ai.spec.base import uuid7
 from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Template
@@ -137,11 +138,18 @@ def decide(cell: Cell, ws: str, form: DeployForm, template: Template) -> Decisio
     if record is not None:
         refuse_deleting(record)
     number = 1 if old is None else old.release
-    fresh = old is None or old.template != template
+    # What was taken back is tried again when it is asked for again: what it lacked may be there now.
+    fresh = old is None or old.template != template or _failed(record, number)
     if record is not None and fresh:
         number = _next(cell, record, number)
     spec = form.spec(template, _tokens(cell, ws, form, old), number)
     return Decision(form.name, spec, old, record, fresh, form.note)
+
+
+def _failed(record: Record | None, number: int) -> bool:
+    """Whether release `number`, the one that is wanted, never started."""
+    rollout = {} if record is None else record.status.get("rollout") or {}
+    return rollout.get("release") == number and rollout.get("state") == "failed"
 
 
 def write(cell: Cell, ws: str, decision: Decision) -> Record:
@@ -199,11 +207,6 @@ def _tokens(cell: Cell, ws: str, form: DeployForm, old: DeploymentSpec | None) -
     if kept is not None and [cell.secrets.unseal(text, context) for text in kept] == list(form.tokens):
         return kept
     return tuple(cell.secrets.seal(text, context) for text in form.tokens)
-
-
-def endpoint_context(ws: str, name: str) -> str:
-    """The context under which the tokens of a deployment are sealed."""
-    return f"{ws}/endpoint/{name}"
 
 
 def _target(

@@ -266,6 +266,11 @@ def _token_add(p: argparse.ArgumentParser) -> None:
     p.add_argument("--days", type=count, metavar="N", help="valid so long (default: for ever)")
 
 
+def _secret_set(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("--file", metavar="FILE", default="-", help="file that holds the value (default: standard input)")
+
+
 def count(text: str) -> int:
     """A positive whole number."""
     if not text.isdigit() or int(text) < 1:
@@ -366,6 +371,16 @@ COMMANDS: tuple[Command, ...] = (
     Command(("token", "ls"), "Manage", "API tokens (masked)", "manage:tokens", _none, "read"),
     Command(("token", "add"), "Manage", "make one; it is shown once", "manage:token_add", _token_add, "change"),
     Command(("token", "rm"), "Manage", "revoke one", "manage:token_rm", _name("NAME"), "change"),
+    Command(("secret", "ls"), "Manage", "names of the secrets", "manage:secrets", _none, "read"),
+    Command(
+        ("secret", "set"),
+        "Manage",
+        "keep a value, sealed, for the environment of replicas",
+        "manage:secret_set",
+        _secret_set,
+        "change",
+    ),
+    Command(("secret", "rm"), "Manage", "remove one", "manage:secret_rm", _name("NAME"), "change"),
     Command(("config",), "Manage", "each setting, its value and where it came from", "cell:config", _none, "read"),
 )
 """Every command, in the order of the help."""

@@ -1,11 +1,14 @@
-"""`node`, `model`, `token`: what a cell consists of, what it has learned, who may use it."""
+"""`node`, `model`, `token`, `secret`: what a cell consists of, what it has learned, who may use it."""
 
 from __future__ import annotations
 
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_ai.cli import render
+from lepton_ai.cli.grammar import Usage
 
 if TYPE_CHECKING:
     from lepton_ai.cli.session import Session
@@ -102,6 +105,41 @@ def token_rm(session: Session) -> None:
     elif session.confirm(f"revoke token {name}"):
         session.cloud.delete_token(name)
         session.print(f"revoked {name}")
+
+
+def secrets(session: Session) -> None:
+    """The names of the secrets; a value is never shown."""
+    names = session.cloud.secrets()
+    if not session.answer(names):
+        session.table(("name",), [(name,) for name in names], "there are no secrets")
+
+
+def secret_set(session: Session) -> None:
+    """Keep a value. It is read from a file or standard input, so that no shell remembers it."""
+    arguments = session.arguments
+    if arguments.dry_run:
+        session.print(f"would keep secret {arguments.name}")
+        return
+    try:
+        value = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text("utf-8")
+    except UnicodeDecodeError:
+        raise Usage("the value is not UTF-8 text", hint="encode it first: base64 FILE") from None
+    value = value.removesuffix("\n")
+    if not value:
+        hint = f"printf %s VALUE | lepton secret set {arguments.name}, or --file FILE"
+        raise Usage("the value is empty", hint=hint)
+    session.cloud.set_secret(arguments.name, value)
+    session.print(f'kept {arguments.name}; template.secrets = {{ENV_NAME = "{arguments.name}"}} hands it to replicas')
+
+
+def secret_rm(session: Session) -> None:
+    """Remove a secret. Replicas that run keep what they were started with."""
+    name = session.arguments.name
+    if session.arguments.dry_run:
+        session.print(f"would remove secret {name}")
+    elif session.confirm(f"remove secret {name}"):
+        session.cloud.delete_secret(name)
+        session.print(f"removed {name}")
 
 
 def _metrics(metrics: object) -> str:

@@ -61,6 +61,15 @@ def test_only_another_template_makes_a_release(stand: Any) -> None:
     assert [name for name, _ in releases(stand)] == ["web#1", "web#2", "web#3"]
 
 
+def test_what_was_taken_back_is_tried_again_when_it_is_asked_for_again(stand: Any) -> None:
+    put(stand)
+    record = stand.store.get("default", "deployment", "web")
+    stand.store.update(record, status={"rollout": {"release": 1, "state": "failed"}})
+    again = put(stand)
+    assert (again["release"], again["generation"]) == (2, 2)
+    assert put(stand)["release"] == 2, "but not while the second try is under way"
+
+
 def test_a_plan_says_what_would_change_and_changes_nothing(stand: Any) -> None:
     client = stand.client("viewer")
     revision = stand.store.revision()

@@ -47,6 +47,7 @@ ANSWERS: dict[str, Any] = {
     "model": {"model": "movies", "number": 1},
     "tokens": [{"name": "ci", "role": "viewer", "masked": "lta_ab…"}],
     "create_token": "lta_secret",
+    "secrets": ["api-key"],
 }
 
 
@@ -60,7 +61,15 @@ class FakeCloud:
         self.closed = False
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in {*ANSWERS, "delete", "drain", "undrain", "delete_token"}:
+        if name.startswith("_") or name not in {
+            *ANSWERS,
+            "delete",
+            "drain",
+            "undrain",
+            "delete_token",
+            "set_secret",
+            "delete_secret",
+        }:
             raise AttributeError(name)
 
         def call(*args: Any, **options: Any) -> Any:
@@ -159,6 +168,8 @@ def test_a_failed_release_shows_its_log_and_exits_1(cell: FakeCloud, capsys: pyt
         "node undrain node-1 --dry-run",
         "token add ci --dry-run",
         "token rm ci --dry-run",
+        "secret set api-key --dry-run",
+        "secret rm api-key --dry-run",
     ],
 )
 def test_a_dry_run_asks_but_changes_nothing(cell: FakeCloud, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +184,7 @@ def test_a_dry_run_asks_but_changes_nothing(cell: FakeCloud, words: str, capsys:
         ("rm a b", [("delete", ("a",)), ("delete", ("b",))]),
         ("node drain node-1", [("drain", ("node-1",))]),
         ("token rm ci", [("delete_token", ("ci",))]),
+        ("secret rm api-key", [("delete_secret", ("api-key",))]),
     ],
 )
 def test_what_cannot_be_undone_needs_a_yes(cell: FakeCloud, words: str, asked: list[tuple[str, Any]]) -> None:
@@ -273,3 +285,22 @@ def test_what_does_not_exist_is_an_error_with_a_hint(cell: FakeCloud, capsys: py
     assert lepton(cell, "rollback", "movees", "--to", "#2") == 1
     assert cell.asked == [("rollback", ("movees", 2), {})]
     assert "hint: did you mean movies?" in capsys.readouterr().err
+
+
+def test_a_secret_comes_from_where_no_shell_remembers_it(
+    cell: FakeCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("s3cr3t\n"))
+    assert lepton(cell, "secret", "set", "api-key") == 0
+    (tmp_path / "key.txt").write_text("two\nlines\n")
+    assert lepton(cell, "secret", "set", "api-key", "--file", "key.txt") == 0
+    assert [args for name, args, _ in cell.asked] == [("api-key", "s3cr3t"), ("api-key", "two\nlines")]
+    assert "s3cr3t" not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert lepton(cell, "secret", "set", "api-key") == 2
+    (tmp_path / "key.bin").write_bytes(b"\xff\xfe\x00")
+    assert lepton(cell, "secret", "set", "api-key", "--file", "key.bin") == 2
+    assert "hint: " in capsys.readouterr().err
+    assert len(cell.asked) == 2
+    assert lepton(cell, "secret", "ls") == 0
+    assert "api-key" in capsys.readouterr().out
