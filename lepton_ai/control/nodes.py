@@ -46,10 +46,11 @@ class HttpFleet:
         self._epoch, self._led_s = 0, 0.0
         self._changed: Callable[[], None] = lambda: None
         self._archiving: set[str] = set()
+        self._busy = 0
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="archive")
         # Agents speak plain HTTP: a client that loads certificates would cost more than what it fetches.
         self._client = httpx.Client(timeout=httpx.Timeout(5.0, read=LOG_SILENT_S), trust_env=False, verify=False)
-        self._closed = False
+        self._ended = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
@@ -57,9 +58,10 @@ class HttpFleet:
     def close(self) -> None:
         """Let go of every agent; what runs there runs on. A second call does nothing."""
         with self._lock:
-            if self._closed:
+            if self._ended.is_set():
                 return
-            self._closed, links = True, list(self._links.values())
+            links = list(self._links.values())
+            self._ended.set()
             self._links.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
         asyncio.run_coroutine_threadsafe(self._end(links), self._loop)
@@ -67,8 +69,8 @@ class HttpFleet:
         if not self._thread.is_alive():
             self._loop.close()
         with self._lock:
-            idle = not self._archiving
-        if idle:  # else its thread ends with its transfer, and takes the client along
+            idle = self._busy == 0
+        if idle:  # else the last transfer that is under way does it
             self._client.close()
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -76,7 +78,7 @@ class HttpFleet:
 
     def connect(self, nodes: Sequence[NodeAddress], epoch: int) -> None:
         with self._lock:
-            if self._closed:
+            if self._ended.is_set():
                 return
             self._epoch, self._led_s = epoch, time.monotonic()
             wanted = {node.name: node for node in nodes} if epoch else {}
@@ -143,6 +145,7 @@ class HttpFleet:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.sleep(0.01)  # a transport closes its socket one round after it was told to
         self._loop.stop()
 
     def _note(self) -> None:
@@ -162,6 +165,10 @@ class HttpFleet:
         self, address: tuple[str, dict[str, str]], uid: str, epoch: int, spec: ReplicaSpec | None
     ) -> None:
         base, headers = address
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._busy += 1
         try:
             if spec is not None and self._archive is not None:
                 with self._client.stream("GET", f"{base}/v1/replicas/{uid}/log", headers=headers) as got:
@@ -175,6 +182,10 @@ class HttpFleet:
         finally:
             with self._lock:
                 self._archiving.discard(uid)
+                self._busy -= 1
+                last = self._ended.is_set() and self._busy == 0
+            if last:
+                self._client.close()
 
 
 class _Link:
