@@ -87,17 +87,22 @@ class Stand:
         self.client = cloud.up(CELL, settings=self.settings, nodes=NODES)
         before.close()
 
-    def settle(self, name: str, count: int, on: int = 1) -> dict[str, str]:
-        """Waits until `count` replicas on at least `on` nodes are ready and all nodes are."""
+    def settle(self, name: str, count: int, on: int = 1, *, age_s: float = 0.0) -> dict[str, str]:
+        """Waits until `count` replicas on at least `on` nodes are ready for `age_s` and all nodes are."""
         until_s = time.monotonic() + QUIET_S
         while time.monotonic() < until_s:
             found = ready(self.client, name)
             nodes = [fields(node) for node in self.client.nodes()]
             well = all(node["state"] == "ready" for node in nodes)
-            if len(found) == count and len(set(found.values())) >= on and well:
+            if len(found) == count and len(set(found.values())) >= on and well and self._age_s(name) >= age_s:
                 return found
             time.sleep(0.05)
         raise TimeoutError(f"{name}: {ready(self.client, name)} is not {count} replicas on {on} nodes")
+
+    def _age_s(self, name: str) -> float:
+        """Since when the youngest of the ready replicas is ready."""
+        ready_ms = [item["ready_ms"] for item in map(fields, self.client.replicas(name)) if item["phase"] == "ready"]
+        return time.time() - max(ready_ms, default=0) / 1000
 
 
 @contextmanager

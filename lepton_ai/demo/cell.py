@@ -6,6 +6,7 @@ and the look for leftovers. Starting and stopping are `cloud`'s.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 from lepton_ai import cloud
 from lepton_ai.demo.tour import Tour
 from lepton_ai.demo.trial import fields
-from lepton_ai.errors import Conflict
+from lepton_ai.errors import Conflict, NotFound
 from lepton_ai.settings import Settings
 
 NODES = 3
@@ -94,7 +95,8 @@ def remove(tour: Tour) -> Left:
     if tour.client is not None:
         tour.client.close()
     try:
-        cloud.down(tour.cell, settings=tour.settings, purge=True, say=tour.whisper)
+        with contextlib.suppress(NotFound):  # it never came to a folder
+            cloud.down(tour.cell, settings=tour.settings, purge=True, say=tour.whisper)
     finally:
         shutil.rmtree(tour.folder, ignore_errors=True)
         folders = (tour.cell_dir, tour.folder)

@@ -14,6 +14,7 @@ from lepton_ai.demo.trial import Offer, figures, ready
 from lepton_ai.errors import Failed
 
 DEADLINE_S = 1.5
+TIMEOUT_S = 60.0
 SCRIPT = """\
 import time
 print("reading weights.bin", flush=True)
@@ -65,7 +66,7 @@ def refuse(tour: Tour) -> None:
 
 def _deploy(tour: Tour) -> Failed | None:
     try:
-        tour.client.deploy(bad(), wait=True, say=tour.whisper)
+        tour.client.deploy(bad(), wait=True, say=tour.whisper, timeout_s=TIMEOUT_S)
     except Failed as failure:
         return failure
     return None

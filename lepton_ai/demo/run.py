@@ -25,6 +25,7 @@ from lepton_ai.demo.scoreboard import Scoreboard
 from lepton_ai.demo.source import Source, fetched, source
 from lepton_ai.demo.texts import Texts
 from lepton_ai.demo.tour import INDENT, NAME, Tour
+from lepton_ai.errors import Invalid
 from lepton_ai.settings import default_home
 
 STAGES: tuple[Callable[[Tour], None], ...] = (
@@ -48,7 +49,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, texts: Texts, interrupts: Interrupts) -> int:
-    home = default_home()
+    home, out = default_home(), Path(arguments.out)
+    if not os.access(out.parent, os.W_OK) or out.is_dir():
+        raise Invalid(f"cannot write {out}", hint="choose another file: lepton demo --out FILE")
     board = Scoreboard(texts)
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     print(texts("title", version=__version__, cores=cores(), memory_gib=memory_gib), flush=True)
@@ -60,7 +63,6 @@ def _run(arguments: argparse.Namespace, texts: Texts, interrupts: Interrupts) ->
         "data": {"name": found.name, "notice": found.notice, **found.counts()},
     }  # fmt: skip
     tour = Tour(settings, texts, board, Path(tempfile.mkdtemp(prefix="lepton-demo-")), found)
-    out = Path(arguments.out)
     try:
         with interrupts.held():
             STAGES[0](tour)
@@ -89,7 +91,7 @@ def _data(file: str | None, cache: Path, texts: Texts) -> Source:
 def _finish(tour: Tour, out: Path, *, keep: bool, interrupts: Interrupts) -> int:
     """Everything after the stages: removal (or not), scoreboard, what was not shown, where the figures are."""
     board, texts = tour.board, tour.texts
-    board.at_most("stages", board.stages_s, MUST_STAGES_S, "python bench/firstminutes.py --out out", unit=" s")
+    board.at_most("stages", board.stages_s, MUST_STAGES_S, "lepton demo", unit=" s")
     if keep:
         tour.client.close()
         shutil.rmtree(tour.folder, ignore_errors=True)

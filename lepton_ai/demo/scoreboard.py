@@ -6,6 +6,7 @@ Owns the record and its two forms (a table for people, a file for programs); it 
 from __future__ import annotations
 
 import json
+import math
 import time
 import unicodedata
 from dataclasses import asdict, dataclass, field
@@ -108,8 +109,18 @@ class Scoreboard:
     def write(self, path: Path) -> None:
         """The whole file at once."""
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.document(), indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
+        document = plain(self.document())
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n", "utf-8")
         temporary.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON has them and people read them: four decimals, and null for what never came."""
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def width(text: str) -> int:

@@ -200,8 +200,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     "claim.left": ("left behind: processes + ports + folders", "遗留：进程 + 端口 + 文件夹"),
     "board.shown": ("shown", "仅显示"),
     "board.note": (
-        "commands with --cell demo: after lepton demo --keep; bench/: in a clone of the repository",
-        "带 --cell demo 的命令：先运行 lepton demo --keep；bench/：在仓库的克隆中",
+        "commands with --cell demo: after lepton demo --keep; with bench/ or pytest: in a clone of the repository",
+        "带 --cell demo 的命令：先运行 lepton demo --keep；带 bench/ 或 pytest 的：在仓库的克隆中",
     ),
     "yes": ("yes", "是"),
     "no": ("no", "否"),

@@ -68,3 +68,12 @@ def test_the_removal_is_not_interrupted() -> None:
         with interrupts.ignored():
             send()
             send(signal.SIGTERM)
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts():
+            send(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

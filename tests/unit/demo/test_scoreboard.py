@@ -60,12 +60,13 @@ def test_columns_line_up_in_chinese() -> None:
 def test_demo_json_holds_everything(board: Scoreboard, tmp_path: Path) -> None:
     board.facts = {"cores": 2}
     board.stages.append(Stage("cell", 1, 2.5, ["up"], {"up_s": 2.4}))
-    board.stages.append(Stage("lake", 2, 1.0))
+    board.stages.append(Stage("lake", 2, 1.0, figures={"never_s": math.inf, "exact_s": 1 / 3}))
     board.at_most("replica", 0, 0, "see")
     board.write(tmp_path / "demo.json")
     found = json.loads((tmp_path / "demo.json").read_text("utf-8"))
     assert (found["met"], found["cores"], found["stages_s"]) == (True, 2, 3.5)
     assert found["stages"][0]["figures"] == {"up_s": 2.4}
+    assert found["stages"][1]["figures"] == {"never_s": None, "exact_s": 0.3333}
     assert found["scoreboard"][0]["met"] is True
     assert found["scoreboard"][0]["claim"] == "replica killed: failed requests"
     assert found["not_shown"].startswith("not shown: ")
