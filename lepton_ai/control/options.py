@@ -16,7 +16,7 @@ class Options:
     exclusive_margin_s: float = 3.0  # beyond the lease of an exclusive replica
     first_report_s: float = 3.0  # a new leader waits so long for each node before it calls anything missing
     settle_s: float = 1.0  # a replica is relied on when the gateway has had it so long
-    drain_margin_s: float = 10.0  # a gateway that confirms nothing holds up a stop at most drain_s + this
+    drain_margin_s: float = 10.0  # a gateway that confirms nothing holds up the end of all replicas drain_s + this
     scale_down_s: float = 60.0
     resend_s: float = 2.0
     node_status_s: float = 10.0

@@ -257,9 +257,17 @@ def _advance(ctx: Context, record: Record, status: dict[str, Any]) -> dict[str, 
         owner = spec_of(ctx, record)
         if publisher.in_flight(record.uid, owner.workspace, owner.owner) == 0 or waited_ms >= limit_ms:
             status["phase"] = "stopping"
-    elif waited_ms >= limit_ms + ctx.options.drain_margin_s * 1000:
+    elif waited_ms >= limit_ms + ctx.options.drain_margin_s * 1000 and not _needed(ctx, record):
         status.update(phase="stopping", reason=f"{status['ending']}; the gateway confirmed nothing in time")
     return status
+
+
+def _needed(ctx: Context, record: Record) -> bool:
+    """Whether requests that its deployment wants answered may still reach it alone: the gateway took nothing newer."""
+    owner = ctx.mirror.get(str(record.owner_uid))
+    if owner is None or owner.deleting or spec_of(ctx, record).exclusive:
+        return False
+    return bool(owner.status.get("wanted")) and owner.status.get("state") != "failed"
 
 
 def _note_crashes(ctx: Context, ops: list[Op]) -> None:

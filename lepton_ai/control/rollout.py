@@ -169,8 +169,9 @@ def ends(ctx: Context, fleet: Fleet, wanted: Wanted) -> dict[str, Update]:
         for copy in [*fleet.staying, *others, *fleet.lost]:
             end(copy, why)
         return found
-    for copy in fleet.staying:
-        if (why := _unhealthy(ctx, copy)) and len(found) == 0:
+    # One at a time, each after the one before it is back: what makes all of them slow is made worse by ending them.
+    if len(fleet.staying) >= count and not any(copy.status.get("phase") in NEVER_SERVED for copy in fleet.staying):
+        for copy, why in [(copy, why) for copy in fleet.staying if (why := _unhealthy(ctx, copy))][:1]:
             end(copy, why)
     if wanted.spec.template.exclusive:
         for copy in others:
@@ -186,9 +187,12 @@ def ends(ctx: Context, fleet: Fleet, wanted: Wanted) -> dict[str, Update]:
         useless = copy not in useful and len(good) >= count
         if useless or copy in weak or copy.status.get("phase") in NEVER_SERVED:
             end(copy, _why(copy, wanted))
-    spare = len(good) + len(useful) - count
-    for copy in useful[: max(0, spare)]:
-        end(copy, _why(copy, wanted))
+    # Counted are those that the gateway has for certain: one that it refuses to learn of carries nothing.
+    firm = [copy for copy in useful if replicas.relied_on(ctx, copy)]
+    spare = len(good) + len(firm) - count
+    if spare >= 0:
+        for copy in [*(copy for copy in useful if copy not in firm), *firm[:spare]]:
+            end(copy, _why(copy, wanted))
     if not others:
         _shrink(ctx, fleet, count, good, found)
     return found
