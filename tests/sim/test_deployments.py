@@ -75,8 +75,14 @@ class TestCrashes:
     def test_two_sick_replicas_of_two_are_not_both_taken_away_at_once(self, cell: Cell) -> None:
         world = cell()
         up(world, count=2, health={"startup_deadline_s": 5})
+        sick = {copy.spec.uid for _, copy in world.copies("movies")}
         for node, copy in world.copies("movies"):
             world.machines[node].sicken(copy.spec.uid)
+        world.until(lambda: len(sick & {item.uid for item in world.replicas("movies")}) < 2, 20)
+        while not world.serving("movies"):
+            ended = [item for item in world.replicas("movies") if item.uid in sick and item.status.get("ending")]
+            assert len(ended) < 2
+            world.step()
         world.until(lambda: world.ready("movies", 2), 40)
 
     def test_ended_replicas_are_kept_a_few_and_forgotten_on_their_nodes(self, cell: Cell) -> None:

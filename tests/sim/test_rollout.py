@@ -237,6 +237,27 @@ class TestGateway:
         assert world.gateway.failed == []
         assert world.lowest["movies"] == 3
 
+    def test_a_gateway_that_refuses_for_long_keeps_what_it_knows(self, cell: Cell) -> None:
+        world = cell(5)
+        up(world, 3)
+        world.gateway.refuse = True
+        routed = world.routed("movies")
+        node, _ = world.copies("movies")[0]
+        world.person.drain(node)
+        world.run(20)
+        world.machines["node-5"].partition()
+        world.kill_control()
+        world.start_control()
+        world.person.release("movies")
+        world.run(60)
+        assert world.gateway.failed == []
+        assert world.routed("movies") == routed
+        assert routed <= {copy.spec.uid for _, copy in world.serving("movies")}
+        world.machines["node-5"].heal()
+        world.gateway.refuse = False
+        world.until(lambda: world.ready("movies", 3, 2), 60)
+        assert world.gateway.failed == []
+
     def test_a_gateway_that_confirms_nothing_holds_up_an_end_only_so_long(self, cell: Cell) -> None:
         world = cell(4)
         up(world, 2, drain_s=5)
