@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from sim.world import World
 
+from lepton_ai.spec.replica import Exit
+
 Cell = Callable[..., World]
 BIG = {"cpu_milli": 3000, "memory_mib": 100}
 
@@ -118,11 +120,27 @@ def test_an_attempt_that_ends_well_because_it_was_told_to_is_no_success(cell: Ce
     machine = world.machines[node]
     world.until(lambda: any(copy.term_ms for copy in machine.copies.values()), 10)
     (old,) = machine.copies.values()
-    from lepton_ai.spec.replica import Exit
-
     machine._end(old, Exit(code=0, reason="stopped", ended_ms=world.clock.now_ms()))
     world.run(5)
     assert world.job("count")["state"] == "running"
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_work_that_ended_because_the_cell_was_stopped_is_done_again(cell: Cell, code: int) -> None:
+    world = cell()
+    world.person.run("count", "exit=0@10000")
+    world.person.deploy("movies")
+    world.until(lambda: world.job("count").get("state") == "running" and world.ready("movies", 1))
+    world.kill_control()
+    for machine in world.machines.values():
+        for copy in machine.copies.values():
+            machine._end(copy, Exit(code=code, reason="lost: the cell was stopped", ended_ms=world.clock.now_ms()))
+    world.run(30)
+    world.start_control()
+    world.until(lambda: world.ready("movies", 1), 15)
+    status = ended(world, "count", 30)
+    assert (status["state"], status["failed"]) == ("succeeded", 0)
+    assert len([item for item in world.store.list("replica") if item.name.startswith("count")]) == 2
 
 
 class TestGangs:
