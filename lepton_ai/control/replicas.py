@@ -224,9 +224,8 @@ def _merge(ctx: Context, status: dict[str, Any], report: ReplicaReport) -> dict[
     status.pop("was", None)
     if report.exit is not None:
         exit_ = report.exit
-        # By a node's own word (its shim was killed, the cell was stopped), whatever signal ended the process then.
-        lost_there = exit_.reason.startswith(("lost", "lease lost"))
-        fields["exit"]["lost"] = exit_.code != 0 and not exit_.out_of_memory and lost_there
+        # By a node's own word (its shim was killed, the cell was stopped), whatever it ended with then.
+        fields["exit"]["lost"] = not exit_.out_of_memory and exit_.reason.startswith(("lost", "lease lost"))
     if status.get("ending") and phase != "exited":
         fields["phase"], fields["reason"] = before, status["ending"]
     fields["ready_ms"] = status.get("ready_ms") or report.ready_ms or (ctx.now_ms if phase == "ready" else 0)
