@@ -25,6 +25,7 @@ from lepton_ai.control.folder import NODES, State, read
 from lepton_ai.errors import Conflict, Invalid, LeptonError, NotFound, Timeout, Unauthorized, Unavailable, Unsupported
 from lepton_ai.gateway.envoy import EnvoyGateway
 from lepton_ai.gateway.listener import Listen
+from lepton_ai.gateway.sockets import sockets
 from lepton_ai.node import launch
 from lepton_ai.node.identity import Identity
 from lepton_ai.node.launch import ShimSpec
@@ -96,6 +97,8 @@ def down(name: str = "local", *, settings: Settings | None = None, purge: bool =
         _end([*system.glob("*")])
         if purge:
             say(f"deleting {path}")
+            with contextlib.suppress(LeptonError):  # outside the folder when its path is too long for a socket
+                shutil.rmtree(sockets(path / "gateway"), ignore_errors=True)
             shutil.rmtree(path, ignore_errors=True)
             if path.exists():
                 raise Unavailable(f"{path} could not be deleted", hint=f"check: ls -la {path}")
