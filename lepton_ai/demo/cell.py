@@ -21,6 +21,7 @@ from lepton_ai import cloud
 from lepton_ai.demo.tour import Tour
 from lepton_ai.demo.trial import fields
 from lepton_ai.errors import Conflict, NotFound
+from lepton_ai.gateway.sockets import sockets
 from lepton_ai.settings import Settings
 
 NODES = 3
@@ -94,12 +95,14 @@ def remove(tour: Tour) -> Left:
     state = tour.state or cloud.state(tour.cell, settings=tour.settings)
     if tour.client is not None:
         tour.client.close()
+    folders = [tour.cell_dir, tour.folder]
+    if tour.cell_dir.is_dir():
+        folders.append(sockets(tour.cell_dir / "gateway"))
     try:
         with contextlib.suppress(NotFound):  # it never came to a folder
             cloud.down(tour.cell, settings=tour.settings, purge=True, say=tour.whisper)
     finally:
         shutil.rmtree(tour.folder, ignore_errors=True)
-        folders = (tour.cell_dir, tour.folder)
         ports = () if state is None else (state.api_port, state.gateway_port)
         left = look(folders, ports)
         for pid in left.processes:

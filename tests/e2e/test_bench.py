@@ -1,0 +1,43 @@
+"""The measurements of a running cell work as commands and write the common form; what they measure is not judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 400
+
+
+@pytest.mark.parametrize(
+    ("name", "goals"),
+    [
+        ("coldstart", {"4.launch", "4.from_zero"}),
+        (
+            "failover",
+            {
+                "6.replica", "6.node", "6.retries_off", "6.scaling", "7.control", "7.envoy", "8.releases", "8.changes",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_the_command_works(name: str, goals: set[str], tmp_path: Path) -> None:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("LEPTON_AI_")}
+    done = subprocess.run(
+        [sys.executable, f"bench/{name}.py", "--quick", "--out", str(tmp_path)], cwd=ROOT, capture_output=True,
+        text=True, timeout=TIMEOUT_S, check=False, env={**kept, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
+    assert set(found) == {"machine", "goals", "rows"}
+    assert set(found["goals"]) == goals
+    for line in found["goals"].values():
+        assert {"value", "unit", "must", "aim", "met", "protocol"} <= set(line)
+    assert done.returncode == (0 if all(line["met"] for line in found["goals"].values()) else 1)
+    assert all(row["data"] == "MovieLens 100K" for row in found["rows"])
