@@ -199,10 +199,11 @@ class Context:
                     _log.exception("%s %s/%s", record.kind, record.workspace, record.name)
 
     def say_once(self, record: Record, text: str) -> None:
-        """Log `text` about the record when it is news: passes come twice a second."""
+        """Say what is wrong with the record when it is news: passes come twice a second."""
         if self.memory.said.get(record.uid) != text:
             self.memory.said[record.uid] = text
             _log.warning("%s %s/%s: %s", record.kind, record.workspace, record.name, text)
+            self.event(record, "Broken", text, warning=True)
 
     def event(self, record: Record, reason: str, message: str, *, warning: bool = False) -> None:
         """Note for people what happened; a failure to note it is only logged."""

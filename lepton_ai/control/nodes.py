@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ KEEPALIVE_S = 2.0
 LEADS_S = 3.0
 """Exclusive work is renewed so long after the loop last said that it leads: less than another needs to take over."""
 LOG_SILENT_S = 30.0
-LINES_BYTES_MAX = 1 << 20
+REFUSALS_MAX = 256
+NOT_THE_ORDER = frozenset({401, 403, 404, 409})
+"""Refusals that say nothing of the replica: who asked, or that another leads."""
 
 Archive = Callable[[ReplicaSpec, Iterable[tuple[int, str, str]]], None]
 _log = logging.getLogger(__name__)
@@ -92,7 +95,7 @@ class HttpFleet:
 
     def nodes(self) -> Mapping[str, NodeView]:
         with self._lock:
-            return {name: link.view for name, link in self._links.items()}
+            return {name: replace(link.view, refused=dict(link.refused)) for name, link in self._links.items()}
 
     def apply(self, node: str, spec: ReplicaSpec, epoch: int) -> None:
         body = spec.model_dump_json().encode()
@@ -194,6 +197,7 @@ class _Link:
     def __init__(self, node: NodeAddress, changed: Callable[[], None], epoch: Callable[[], int]) -> None:
         self.node = node
         self.view = NodeView(node.name, False, None, "not yet connected")
+        self.refused: dict[str, str] = {}
         self._changed, self._epoch = changed, epoch
         self._client: httpx.AsyncClient | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -245,6 +249,11 @@ class _Link:
                 got = await self._client.request(method, base + path, content=body, headers=headers)
             if got.status_code >= 400:
                 _log.warning("node %s refused %s %s: %s", self.node.name, method, path, got.text[:300])
+                if method == "PUT" and got.status_code not in NOT_THE_ORDER:
+                    while len(self.refused) >= REFUSALS_MAX:
+                        del self.refused[next(iter(self.refused))]
+                    self.refused[path.rpartition("/")[2]] = _message(got)
+                    self._changed()
         except (httpx.HTTPError, OSError, RuntimeError) as error:
             _log.info("node %s did not take %s %s: %s", self.node.name, method, path, type(error).__name__)
 
@@ -309,6 +318,13 @@ def _essence(view: NodeView) -> tuple[object, ...]:
         return (view.connected, view.reason)
     copies = tuple((r.uid, r.phase, r.reason, r.port, r.pid, r.exit) for r in report.replicas)
     return (view.connected, report.agent_uid, report.boot_id, report.capacity, report.epoch, copies)
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return f"its node answered {answer.status_code}"
 
 
 def _check(node: str, uid: str, status: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from lepton_ai.spec.replica import NodeReport, ReplicaSpec
@@ -24,13 +24,14 @@ class NodeAddress:
 class NodeView:
     """A node as control sees it now. `report` is the newest since the connection was made, None before the first.
 
-    `reason` says why it is not connected.
+    `reason` says why it is not connected; `refused`, why it did not take the order to run a replica (by its uid).
     """
 
     name: str
     connected: bool
     report: NodeReport | None = None
     reason: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Fleet(Protocol):

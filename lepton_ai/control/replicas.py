@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Create, Delete, Op, Record, Update, changed
-from lepton_ai.errors import Busy, LeptonError, StaleEpoch, Timeout, Unavailable
+from lepton_ai.errors import Busy, Failed, LeptonError, StaleEpoch, Timeout, Unavailable
 from lepton_ai.spec.replica import Exit, FetchBlob, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Template
 
@@ -312,6 +312,8 @@ def _order_one(ctx: Context, record: Record, node: str) -> int:
         verb = "stop" if found is not None and found[1].phase != "exited" else ""
     else:
         verb = "" if found is not None or status.get("ending") or status.get("seen") else "apply"
+    if verb == "apply" and (why := ctx.views[node].refused.get(record.uid)) is not None:
+        raise Failed(f"{node} does not run it: {why}")
     if not verb or not _due(ctx, verb, record.uid):
         return 0
     if verb == "apply":
@@ -349,7 +351,7 @@ def _resolved(ctx: Context, record: Record) -> ReplicaSpec:
 
 
 def _refuse(ctx: Context, record: Record, error: LeptonError) -> None:
-    """It cannot even be ordered (a secret or a blob does not exist): that is how it ended."""
+    """It cannot be ordered (a secret does not exist), or its node does not take it: that is how it ended."""
     end = Exit(reason=error.message, ended_ms=ctx.now_ms)
     status = {**record.status, "phase": "exited", "reason": error.message, "last_log": error.message}
     status["exit"] = {**end.model_dump(mode="json"), "lost": False}

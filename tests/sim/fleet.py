@@ -132,9 +132,9 @@ class FakeFleet:
         self._ahead[name] = machine.report()
         if report is None:
             return before if before.connected else NodeView(name, False, None, "not yet connected")
-        if before.report is report:
+        if before.report is report and before.refused == machine.refused:
             return before
-        return NodeView(name, True, report)
+        return NodeView(name, True, report, refused=dict(machine.refused))
 
     def _send(self, node: str, order: Order) -> None:
         self._called()

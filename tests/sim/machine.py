@@ -6,12 +6,11 @@ ready after `start` ms, ends with code 3 500 ms after its start, is never health
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sim.clock import FakeClock
 
-from lepton_ai.errors import Conflict, StaleEpoch
+from lepton_ai.errors import Conflict, StaleEpoch, Unsupported
 from lepton_ai.spec.replica import Exit, NodeReport, Phase, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Resources
 
@@ -108,7 +107,8 @@ class Machine:
         self._contact_ms = 0
         self._pids = 0
         self._report: tuple[int, NodeReport] | None = None
-        self.said: Callable[[str], None] = lambda text: None
+        self.refuses = ""
+        self.refused: dict[str, str] = {}
 
     # -- the agent's verbs
 
@@ -116,6 +116,9 @@ class Machine:
         self._obey(epoch)
         if spec.uid in self.copies:
             return
+        if self.refuses:
+            self.refused[spec.uid] = self.refuses
+            raise Unsupported(self.refuses)
         copy = Copy(spec, Program.of(spec.command), self._clock.elapsed_ms())
         if spec.needs_port or spec.port is not None:
             copy.port = self._ports.take()
@@ -230,8 +233,6 @@ class Machine:
                 end = Exit(signal=15, reason=copy.why, started_ms=copy.started_ms, ended_ms=self._clock.now_ms())
                 self._end(copy, end)
         elif program.code is not None and age_ms >= program.exit_ms:
-            if program.log:
-                self.said(f"{copy.spec.name}: {program.log}")
             end = Exit(code=program.code, started_ms=copy.started_ms, ended_ms=self._clock.now_ms())
             self._end(copy, end)
         elif not copy.ready_ms:

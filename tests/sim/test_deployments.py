@@ -314,3 +314,15 @@ class TestRoom:
         world.person.deploy("movies", secrets={"KEY": "absent"})
         world.until(lambda: world.state("movies") == "failed", 30)
         assert "no secret 'absent'" in world.status("movies")["reason"]
+
+    def test_what_a_node_does_not_take_is_said_and_placed_again(self, cell: Cell) -> None:
+        world = cell()
+        for machine in world.machines.values():
+            machine.refuses = "process:// runs no images"
+        world.person.deploy("movies", image="python:3")
+        world.until(lambda: world.state("movies") == "failed", 30)
+        assert "node-1 does not run it: process:// runs no images" in world.status("movies")["reason"]
+        for machine in world.machines.values():
+            machine.refuses = ""
+        world.person.release("movies")
+        world.until(lambda: world.ready("movies", 1), 10)

@@ -105,6 +105,9 @@ def test_tokens_that_do_not_open_leave_no_open_door(cell: Cell) -> None:
     world.person.deploy("locked", tokens=("key",))
     world.until(lambda: world.state("sealed") == world.state("locked") == "ready", 10)
     assert [(route.name, route.tokens) for route in world.gateway.live.routes] == [("locked", ("key",))]
+    assert world.notes.of("deployment/sealed", "Broken") == [
+        "no route: the sealed value for 'default/endpoint/sealed' does not open"
+    ]
 
 
 def test_unreadable_replicas_are_ended_where_they_run_and_go(cell: Cell) -> None:

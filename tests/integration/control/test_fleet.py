@@ -243,6 +243,21 @@ def test_a_wrong_token_and_another_nodes_address_are_said(node: Node, fleet: Htt
     assert not fleet.nodes()["node-1"].connected
 
 
+def test_why_a_node_does_not_take_an_order_is_known(node: Node, fleet: HttpFleet) -> None:
+    fleet.connect([node.address], 3)
+    until(lambda: fleet.nodes()["node-1"].connected)
+    image = spec_of("true", needs_port=False, image="python:3")
+    fleet.apply("node-1", image, 3)
+    until(lambda: image.uid in fleet.nodes()["node-1"].refused)
+    assert "image" in fleet.nodes()["node-1"].refused[image.uid]
+    stale = spec_of("true", needs_port=False)
+    fleet.apply("node-1", stale, 2)
+    last = spec_of("true", needs_port=False)
+    fleet.apply("node-1", last, 3)
+    until(lambda: phase(fleet, last.uid) == "exited")
+    assert set(fleet.nodes()["node-1"].refused) == {image.uid}
+
+
 def test_it_ends_in_the_middle_of_everything(node: Node, kept: dict[str, list[str]]) -> None:
     fleet = HttpFleet()
     fleet.connect([node.address], 1)
