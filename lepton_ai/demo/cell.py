@@ -57,10 +57,11 @@ def cell(tour: Tour) -> None:
 
 def start(tour: Tour) -> None:
     """Start the cell, or whatever of it is not running; what runs is adopted."""
-    before = tour.client
-    tour.client = cloud.up(tour.cell, settings=tour.settings, nodes=NODES, say=tour.whisper)
-    if before is not None:
-        before.close()
+    with tour.held():
+        before = tour.client
+        tour.client = cloud.up(tour.cell, settings=tour.settings, nodes=NODES, say=tour.whisper)
+        if before is not None:
+            before.close()
 
 
 def node_facts(cell_dir: Path, node: dict[str, Any]) -> dict[str, Any]:

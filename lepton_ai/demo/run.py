@@ -62,11 +62,9 @@ def _run(arguments: argparse.Namespace, texts: Texts, interrupts: Interrupts) ->
         "version": __version__, "cores": cores(), "memory_gib": round(memory_gib, 1), "cell": settings.cell,
         "data": {"name": found.name, "notice": found.notice, **found.counts()},
     }  # fmt: skip
-    tour = Tour(settings, texts, board, Path(tempfile.mkdtemp(prefix="lepton-demo-")), found)
+    tour = Tour(settings, texts, board, Path(tempfile.mkdtemp(prefix="lepton-demo-")), found, interrupts.held)
     try:
-        with interrupts.held():
-            STAGES[0](tour)
-        for stage in STAGES[1:]:
+        for stage in STAGES:
             stage(tour)
     except BaseException as problem:
         board.error = str(problem).strip() or type(problem).__name__

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ INDENT = "    "
 
 @dataclass
 class Tour:
-    """One run of the demo. Fields below `source` are filled by the stages, in their order."""
+    """One run of the demo. Fields below `held` are filled by the stages, in their order."""
 
     settings: Settings
     texts: Texts
@@ -35,6 +35,8 @@ class Tour:
     folder: Path
     """scratch: the saved model, plans of the load; removed at the end"""
     source: Source
+    held: Callable[[], AbstractContextManager[None]] = nullcontext
+    """entered while processes are started: Ctrl-C waits until all of them can be found again"""
     client: Any = None
     lake: Any = None
     state: Any = None
