@@ -337,10 +337,9 @@ def assignment(name: str, route: Route, backend: Backend, paths: Paths) -> Resou
         levels.append([host(item) for item in others])
     if route.activate:
         levels.append([activator_host(paths.activator)])
-    localities = [
-        {"priority": priority, "locality": {"zone": f"level-{priority}"}, "lb_endpoints": hosts}
-        for priority, hosts in enumerate(levels)
-    ]
+    # No locality: to Envoy an endpoint that changes its level and its locality is another one, not known to be healthy
+    # for a moment, in which requests would find no replica.
+    localities = [{"priority": priority, "lb_endpoints": hosts} for priority, hosts in enumerate(levels)]
     return {
         "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": name,

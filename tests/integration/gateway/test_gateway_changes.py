@@ -56,6 +56,19 @@ def test_changes_fail_no_request_that_may_not_be_repeated(place, route):
     assert load.failed == []
 
 
+def test_an_exchange_of_releases_fails_no_request(place, route):
+    """The stand-in of a release becomes its only endpoint, and the reverse, many times."""
+    one, two = place.replica("one"), place.replica("two")
+    place.publish(route("movies", [one], [two], weights=(50, 50)))
+    loads = [place.load("/default/movies/work", connections=12) for _ in range(2)]
+    for _ in range(30):
+        place.publish(route("movies", [two], [], weights=(50, 50)))
+        place.publish(route("movies", [one], [two], weights=(50, 50)))
+    for load in loads:
+        load.stop()
+        assert load.failed == [], f"{len(load.failed)} of {load.ok} failed: {load.failed[:5]}"
+
+
 def test_removal_lets_requests_in_flight_end(place, route):
     one, two = place.replica("one"), place.replica("two")
     place.publish(route("movies", [one]), route("gone", [one]))
