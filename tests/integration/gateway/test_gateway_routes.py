@@ -8,6 +8,7 @@ import http.client
 import ipaddress
 import json
 import os
+import socket
 import ssl
 import stat
 from pathlib import Path
@@ -186,11 +187,14 @@ def test_requests_in_flight_are_seen_by_replica(place, route):
 def test_tls_on_the_listener(tmp_path, place):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     make_certificate(cert, key)
-    gateway = EnvoyGateway(tmp_path / "tls", Listen("127.0.0.1", place.port + 1, str(cert), str(key)), 1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    gateway = EnvoyGateway(tmp_path / "tls", Listen("127.0.0.1", port, str(cert), str(key)), 1)
     place._run("tls", gateway.argv(1))
     place.until(gateway.ready)
     context = ssl.create_default_context(cafile=str(cert))
-    connection = http.client.HTTPSConnection("127.0.0.1", place.port + 1, timeout=20, context=context)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
     with contextlib.closing(connection):
         connection.request("GET", "/nothing")
         assert json.loads(connection.getresponse().read())["code"] == "NotFound"

@@ -94,7 +94,7 @@ def test_other_releases_then_the_activator_stand_in():
     assert [ports(level) for level in levels] == [[1], [2], []]
     assert levels[2]["lb_endpoints"][0]["endpoint"]["address"] == {"pipe": {"path": PATHS.activator}}
     assert [level["priority"] for level in levels] == [0, 1, 2]
-    # With a locality of its own an endpoint that changes its level would be a new one to Envoy, for a moment not healthy.
+    # With a locality of its own, an endpoint that changes its level would be a new one to Envoy, unhealthy at first.
     assert all("locality" not in level for level in levels)
 
 
