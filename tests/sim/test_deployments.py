@@ -126,16 +126,20 @@ class TestNodes:
         world.run(5)
         assert world.at_rest() == []
 
-    def test_a_silence_within_the_grace_time_moves_nothing(self, cell: Cell) -> None:
+    @pytest.mark.parametrize("silent", [1, 3])
+    def test_a_silence_within_the_grace_time_moves_nothing(self, cell: Cell, silent: int) -> None:
         world = cell(3)
         up(world, count=2)
         before = {copy.spec.uid for _, copy in world.copies("movies")}
-        for machine in world.machines.values():
+        machines = [world.machines[node] for node in sorted(world.machines, key=lambda n: -world.nodes_of("movies")[n])]
+        for machine in machines[:silent]:
             machine.partition()
         world.run(2.5)  # 2 s until it is noticed, then less than the grace time
-        for machine in world.machines.values():
+        for machine in machines:
             machine.heal()
+        records = len(world.store.list("replica"))
         world.run(5)
+        assert len(world.store.list("replica")) == records == 2
         assert {copy.spec.uid for _, copy in world.copies("movies")} == before
         assert world.at_rest() == []
 

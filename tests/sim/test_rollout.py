@@ -258,6 +258,22 @@ class TestGateway:
         world.until(lambda: world.ready("movies", 3, 2), 60)
         assert world.gateway.failed == []
 
+    def test_what_drains_while_the_gateway_still_routes_to_it_goes_on(self, cell: Cell) -> None:
+        world = cell(5)
+        up(world, 3, drain_s=2)
+        world.person.release("movies")
+        world.until(
+            lambda: world.routed("movies") & {c.spec.uid for _, c in world.serving("movies") if c.spec.release == 2}
+        )
+        world.gateway.refuse = True
+        routed = world.routed("movies")
+        world.until(lambda: any(item.status["phase"] == "draining" for item in world.replicas("movies")))
+        world.run(40)
+        assert routed <= {copy.spec.uid for _, copy in world.serving("movies")}
+        world.gateway.refuse = False
+        world.until(lambda: world.ready("movies", 3, 2), 60)
+        assert world.gateway.failed == []
+
     def test_a_gateway_that_confirms_nothing_holds_up_an_end_only_so_long(self, cell: Cell) -> None:
         world = cell(4)
         up(world, 2, drain_s=5)
@@ -288,7 +304,8 @@ def test_a_release_that_came_while_nothing_ran_must_show_that_it_can(cell: Cell)
     world.person.change("movies", replicas={"min": 0, "max": 2})
     world.until(lambda: world.state("movies") == "stopped" and not world.copies("movies"), 20)
     world.person.release("movies", "exit=1@100", "log=boom")
-    world.until(lambda: world.status("movies")["rollout"]["state"] == "done", 5)
+    world.until(lambda: world.status("movies")["rollout"]["release"] == 2, 5)
+    assert world.status("movies")["rollout"]["state"] == "done"
     assert world.status("movies")["serving"] == 1
     world.person.change("movies", replicas={"min": 2, "max": 2})
     world.until(lambda: world.status("movies")["rollout"]["state"] == "failed", 30)
