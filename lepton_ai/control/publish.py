@@ -39,7 +39,7 @@ class Publisher:
         self._hurry = False
         self._closed = False
         self._changed: Callable[[], None] = lambda: None
-        self.error = ""
+        self.error = self._last_error = ""
         self._workers: list[threading.Thread] = []
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -144,6 +144,7 @@ class Publisher:
             error = f"{type(problem).__name__}: {problem}"
         with self._lock:
             now_ms = self._clock.elapsed_ms()
+            news, self._last_error = error != self._last_error, error
             self.error = error
             if not error:
                 live = endpoints(routes)
@@ -152,7 +153,7 @@ class Publisher:
                 self._since = {uid: self._since.get(uid, now_ms) for uid in live}
                 self._left = {uid: t for uid, t in self._left.items() if uid not in live and now_ms - t < 7_200_000}
                 self._confirmed, self._perhaps = routes, set()
-        if error:
+        if error and news:
             _log.warning("the gateway did not take the routes: %s", error)
         self._changed()
 

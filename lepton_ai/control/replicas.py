@@ -249,14 +249,16 @@ def _gone(ctx: Context, status: dict[str, Any], why: str) -> dict[str, Any]:
 def _advance(ctx: Context, record: Record, status: dict[str, Any]) -> dict[str, Any]:
     if status.get("phase") != "draining":
         return status
-    publisher = ctx.services.publisher
-    waited_ms = ctx.lasted_ms("draining", record.uid)
+    publisher, spec = ctx.services.publisher, spec_of(ctx, record)
     limit_ms = float(record.spec.get("drain_s", 0)) * 1000
     if publisher.is_out(record.uid):
-        owner = spec_of(ctx, record)
-        if publisher.in_flight(record.uid, owner.workspace, owner.owner) == 0 or waited_ms >= limit_ms:
+        # Counted from when it was out: what the gateway sent it until then has its time too.
+        over = ctx.lasted_ms("out", record.uid) >= limit_ms
+        if over or publisher.in_flight(record.uid, spec.workspace, spec.owner) == 0:
             status["phase"] = "stopping"
-    elif waited_ms >= limit_ms + ctx.options.drain_margin_s * 1000 and not _needed(ctx, record):
+        return status
+    over = ctx.lasted_ms("draining", record.uid) >= limit_ms + ctx.options.drain_margin_s * 1000
+    if over and not _needed(ctx, record):
         status.update(phase="stopping", reason=f"{status['ending']}; the gateway confirmed nothing in time")
     return status
 
