@@ -258,7 +258,8 @@ def _system(state: State, argv: list[str], *, grace_s: float) -> ShimSpec:
     env["PYTHONPATH"] = os.pathsep.join([package, *(part for part in known if part != package)])
     env |= {"PYTHONUNBUFFERED": "1", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     cwd = str(state.dir)
-    return ShimSpec(tuple(argv), env, cwd, restart="always", grace_s=grace_s, log_max_bytes=16 << 20)
+    # Whatever ends them, a cell cannot be without them for long: never more than a moment's pause.
+    return ShimSpec(tuple(argv), env, cwd, restart="always", grace_s=grace_s, log_max_bytes=16 << 20, backoff_max_s=0.5)
 
 
 def _running(state: State, workload: str) -> bool:

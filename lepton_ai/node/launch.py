@@ -32,7 +32,8 @@ class ShimSpec:
     """What a shim runs. `env` is complete: nothing is inherited. `cgroup` holds the folders the child joins.
 
     `log_max_bytes` bounds all segments together; what is over `log_rate_bytes_s` is dropped and counted. With
-    `lease_s` the child ends when DIR/lease is not renewed (see `renew`).
+    `lease_s` the child ends when DIR/lease is not renewed (see `renew`). A child that is started again waits longer
+    each time it ends soon, up to `backoff_max_s`.
     """
 
     argv: tuple[str, ...]
@@ -45,6 +46,7 @@ class ShimSpec:
     limits: dict[str, int] = field(default_factory=dict)
     cgroup: tuple[str, ...] = ()
     lease_s: float | None = None
+    backoff_max_s: float = 5.0
 
 
 @dataclass(frozen=True)

@@ -362,7 +362,7 @@ class Shim:
             until_s = time.monotonic() + backoff_s
             while not self.stopping and (left_s := until_s - time.monotonic()) > 0:
                 self.wait(left_s)
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            backoff_s = min(backoff_s * 2, float(self.spec.get("backoff_max_s", BACKOFF_MAX_S)))
 
     def start(self) -> None:
         """Fork; the child runs the command only after its identity is on disk, so no child is ever unknown."""

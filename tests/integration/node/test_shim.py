@@ -178,6 +178,12 @@ def test_restart_always_and_hold(folder: Path) -> None:
     assert stop(folder, 1).phase == "exited"
 
 
+def test_what_a_cell_cannot_be_without_is_never_left_away_for_long(folder: Path) -> None:
+    """Ten quick ends in a row would otherwise mean half a minute of waiting, 5 s before the next start."""
+    launch(folder, python(folder, "pass", restart="always", backoff_max_s=0.05))
+    until(lambda: state(folder).attempt >= 12, timeout_s=20.0)
+
+
 def test_stamps_grow_across_restarts_of_the_shim(folder: Path) -> None:
     spec = python(folder, "for i in range(2000): print(i)")
     for _ in range(2):
