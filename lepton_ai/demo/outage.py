@@ -13,7 +13,7 @@ from lepton_ai.demo import cell, shoot
 from lepton_ai.demo.kill import COMMAND, latency
 from lepton_ai.demo.load import Result
 from lepton_ai.demo.tour import NAME, Tour
-from lepton_ai.demo.trial import Offer, figures, ready, until
+from lepton_ai.demo.trial import Offer, figures, ready, settled, until
 from lepton_ai.gateway.admin import Admin
 from lepton_ai.gateway.sockets import sockets
 from lepton_ai.node.identity import Identity
@@ -27,6 +27,7 @@ def outage(tour: Tour) -> None:
     """Control killed; Envoy killed meanwhile; control back."""
     with tour.stage("control") as stage:
         offer = Offer(tour.asked, tour.rate_per_s, tour.folder)
+        settled(tour.client, NAME)
         before = shoot.alive(tour.cell_dir)
         down, processes = without_control(tour.cell_dir, offer, DOWN_S)
         tour.say("control.down", processes=processes, failed=down.failed, sent=down.sent, seconds=DOWN_S)

@@ -22,6 +22,7 @@ from lepton_ai.errors import LeptonError
 POLL_S = 0.05
 BEFORE_S, AFTER_S = 1.0, 1.0
 FULL_TIMEOUT_S = 30.0
+CALM_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,29 @@ def ready(client: Any, name: str) -> dict[str, str]:
     except LeptonError:
         return {}
     return {str(item["uid"]): str(item["node"]) for item in found if item["phase"] == "ready"}
+
+
+def settled(client: Any, name: str, *, calm_s: float = CALM_S, timeout_s: float = FULL_TIMEOUT_S) -> bool:
+    """Waits until nothing of `name` starts, moves or ends for `calm_s`; False when that does not come in time.
+
+    What a kill set off (a surplus replica, one too many on a node) may still be under way when all are ready.
+    """
+    since_s, seen = time.monotonic(), frozenset[str]()
+    calm_since_s = since_s
+    while time.monotonic() - since_s < timeout_s:
+        try:
+            copies = [fields(item) for item in client.replicas(name)]
+            calm = all(item["phase"] in ("ready", "exited") for item in copies)
+            calm = calm and all(fields(node)["state"] == "ready" for node in client.nodes())
+        except LeptonError:
+            copies, calm = [], False
+        now = frozenset(str(item["uid"]) for item in copies if item["phase"] == "ready")
+        if not calm or now != seen:
+            calm_since_s, seen = time.monotonic(), now
+        elif time.monotonic() - calm_since_s >= calm_s:
+            return True
+        time.sleep(POLL_S)
+    return False
 
 
 def until(condition: Callable[[], bool], *, since_s: float, timeout_s: float = FULL_TIMEOUT_S) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from lepton_ai.demo import refuse
 from lepton_ai.demo.load import Result
-from lepton_ai.demo.trial import fields, figures, ready, until
+from lepton_ai.demo.trial import fields, figures, ready, settled, until
 from lepton_ai.errors import Failed, Unavailable
 
 
@@ -30,6 +30,9 @@ class Client:
             raise Unavailable("no control plane")
         return self.found
 
+    def nodes(self) -> list[object]:
+        return [{"name": "node-1", "state": "ready"}]
+
 
 def test_only_what_takes_requests_is_ready() -> None:
     client = Client(
@@ -43,6 +46,13 @@ def test_only_what_takes_requests_is_ready() -> None:
 
 def test_nobody_is_ready_while_nobody_can_say() -> None:
     assert ready(Client(), "movies") == {}
+
+
+@pytest.mark.parametrize(("phase", "well"), [("exited", True), ("starting", False), ("draining", False)])
+def test_settled_is_when_nothing_moves_any_more(phase: str, well: bool) -> None:
+    client = Client(Replica("a", "node-1", "ready"), Replica("b", "node-1", phase))
+    assert settled(client, "movies", calm_s=0.05, timeout_s=0.5) is well
+    assert settled(Client(), "movies", calm_s=0.05, timeout_s=0.2) is False
 
 
 def test_time_counts_from_the_shot() -> None:
