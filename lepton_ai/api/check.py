@@ -46,8 +46,8 @@ def validated(model: type[M], value: Any, what: str, at: tuple[str, ...] = ()) -
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        # Without the input: it may hold secrets.
-        found = error.errors(include_url=False, include_input=False, include_context=False)
+        # What was sent is only shown where it is a name: anything else may hold secrets.
+        found = error.errors(include_url=False, include_context=False)
     # A field that is misspelt first: it is often why another is missing.
     found = sorted(found, key=lambda item: item["type"] != "extra_forbidden")[:MAX_ERRORS]
     problems = []
@@ -56,6 +56,9 @@ def validated(model: type[M], value: Any, what: str, at: tuple[str, ...] = ()) -
         unknown = item["type"] == "extra_forbidden"
         text = "unknown field" if unknown else str(item["msg"]).removeprefix("Value error, ")
         problem: dict[str, Any] = {"field": ".".join(loc), "message": text}
+        if item["type"] == "string_pattern_mismatch" and loc and loc[-1] == "name":
+            problem["message"] = f"{str(item['input'])[:80]!r} is not a name"
+            problem["hint"] = "use at most 63 lower-case letters, digits and '-', a letter first: my-movies"
         if unknown:
             problem["hint"] = _near(str(item["loc"][-1]), _fields(model, item["loc"][:-1]))
         problems.append(problem)

@@ -19,7 +19,7 @@ from lepton_ai.lake.query import QueryWorker
 
 T = TypeVar("T")
 QUERIES_WAITING = 16
-IDLE_S = 300.0
+IDLE_S = 60.0
 """A query worker that nobody asked for so long is ended: it holds a data engine in memory."""
 
 

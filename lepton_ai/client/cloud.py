@@ -226,7 +226,12 @@ class Cloud:
         except httpx.TransportError as error:
             hint = f"is the cell up? lepton ps {name}"
             raise Unavailable(f"the gateway at {self._gateway_url} does not answer ({error})", hint=hint) from None
-        check(response, name)
+        try:
+            check(response, name)
+        except NotFound as error:
+            if error.details.get("reason") != "route_not_found":
+                raise  # the replica's own answer
+            raise NotFound(f"no deployment {name!r} is served here", hint="lepton ps shows what is") from None
         if "json" in response.headers.get("content-type", ""):
             try:
                 return response.json()

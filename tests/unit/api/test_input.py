@@ -92,7 +92,7 @@ def test_a_body_that_is_no_object_is_refused(stand: Any, body: object) -> None:
     [
         ({"name": "web", "replcas": 2}, "replcas: unknown field", "did you mean 'replicas'?"),
         ({"name": "web", "survive": {"nodes": 1}}, "survive", "send it again"),
-        ({"name": "Web!"}, "name:", "send it again"),
+        ({"name": "Web!"}, "name: 'Web!' is not a name", "lower-case letters"),
         ({"name": "web", "replicas": {"min": 3, "max": 2}}, "replicas: min 3 is over max 2", "send it again"),
         ({"name": "web", "replicas": {"mni": 3}}, "replicas.mni: unknown field", "did you mean 'min'?"),
         ({"name": "web", "replicas": True}, "replicas", "send it again"),
