@@ -79,11 +79,10 @@ def settle(cell: Cell, what: str) -> None:
         )
 
     eventually(so, what)
-    wanted = {"control", "envoy-1", "envoy-2", "activator", "node-1", "node-2", "node-3"}
-    eventually(
-        lambda: wanted <= {name.split("/")[1].split(" ")[0] for name in cell.processes() if name.endswith(" child")},
-        f"{what}: every process of the cell runs",
-    )
+    # Also the shims: each kill is of a single process, so the last one's keeper must stand again.
+    names = ("control", "envoy-1", "envoy-2", "activator", "node-1", "node-2", "node-3")
+    wanted = {f"system/{name} {part}" for name in names for part in ("shim", "child")}
+    eventually(lambda: wanted <= cell.processes().keys(), f"{what}: every process of the cell runs")
 
 
 def check_job(cell: Cell, job: str, own: bool) -> None:
