@@ -79,22 +79,3 @@ def test_figures_leave_out_the_slices() -> None:
 def test_the_log_of_a_refused_release(log: object, lines: list[str]) -> None:
     assert refuse._lines(Failed("no", details={"log": log})) == lines
     assert refuse._lines(None) == []
-
-
-class Nodes(Client):
-    def nodes(self) -> list[object]:
-        return [{"name": "node-1", "state": "ready"}]
-
-
-def test_a_cell_settles_when_nothing_moves() -> None:
-    assert settled(Nodes(Replica("a", "node-1", "ready"), Replica("b", "node-1", "exited")), "movies", calm_s=0.0)
-
-
-@pytest.mark.parametrize("phase", ["starting", "draining", "stopping", "unknown"])
-def test_what_moves_is_not_settled(phase: str) -> None:
-    moving = Nodes(Replica("a", "node-1", "ready"), Replica("b", "node-1", phase))
-    assert not settled(moving, "movies", calm_s=0.0, timeout_s=0.2)
-
-
-def test_a_cell_that_does_not_answer_is_not_settled() -> None:
-    assert not settled(Nodes(), "movies", calm_s=0.0, timeout_s=0.2)
