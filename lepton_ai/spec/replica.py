@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from lepton_ai.spec.base import Model, Name
+from lepton_ai.spec.container import LOCAL, Port, PortMap
 from lepton_ai.spec.workload import BlobRef, Health, Resources
 
 Phase = Literal[
@@ -32,6 +33,24 @@ class FetchBlob(Model):
     headers: dict[str, str] = Field(default_factory=dict)
 
 
+class MountOrder(Model):
+    """A mount as an agent gets it. `root`: the volume's folder on the node; None: the node's own for the workspace."""
+
+    volume: str = LOCAL
+    root: str | None = None
+    path: str = "/"
+    target: str
+    read_only: bool = False
+
+
+class RegistryLogin(Model):
+    """How to log in at a registry when an image is pulled; never recorded with an order."""
+
+    registry: str
+    username: str
+    password: str = Field(repr=False)
+
+
 class ReplicaSpec(Model):
     """What an agent is told to run. Self-contained: an agent sees no database.
 
@@ -52,6 +71,10 @@ class ReplicaSpec(Model):
     resources: Resources = Resources()
     port: int | None = None
     needs_port: bool = True
+    ports: tuple[Port, ...] = ()
+    mounts: tuple[MountOrder, ...] = ()
+    shared_memory_mib: int | None = None
+    logins: tuple[RegistryLogin, ...] = ()
     health: Health = Health()
     grace_s: float = 10.0
     exclusive: bool = False
@@ -96,6 +119,8 @@ class ReplicaReport(Model):
     exit: Exit | None = None
     limits: Literal["cgroup", "rlimit", "none"] = "none"
     isolation: Literal["none", "uid", "container"] = "none"
+    ports: tuple[PortMap, ...] = ()
+    image: Literal["", "advisory", "used"] = Field(default="", description="advisory: kept, but a process runs")
     cpu_milli: int = 0
     memory_mib: int = 0
     last_log: str = ""
@@ -115,4 +140,7 @@ class NodeReport(Model):
     memory_used_mib: int = 0
     disk_free_mib: int = 0
     epoch: int = Field(default=0, description="largest leader epoch the agent has seen")
+    runtime: Literal["process", "docker"] = "process"
+    isolation: Literal["none", "uid", "container"] = "none"
+    forwards: bool = Field(default=False, description="a fixed port may be taken by many replicas: the node maps it")
     replicas: tuple[ReplicaReport, ...] = ()

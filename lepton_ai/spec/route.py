@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lepton_ai.spec.base import Model, Name
+from lepton_ai.spec.container import Balance
 
 
 class Endpoint(Model):
@@ -39,12 +40,30 @@ class Route(Model):
     request_timeout_s: float = 60.0
     health_path: str | None = None
     activate: bool = False
+    allowlist: tuple[str, ...] = Field(default=(), description="networks that may call; empty: anyone")
+    balance: Balance = Balance()
+
+
+class HostTarget(Model):
+    """A deployment behind a host name; `weight` is its share among the host's targets."""
+
+    name: Name
+    weight: int = Field(default=100, ge=0, le=1_000_000)
+
+
+class HostRoute(Model):
+    """A host name of one workspace (an ingress): http://DOMAIN/... goes to its targets by weight."""
+
+    workspace: Name
+    domain: str
+    targets: tuple[HostTarget, ...] = ()
 
 
 class Routes(Model):
     """Everything that the gateways of a cell must route. Rendered and validated as one set."""
 
     routes: tuple[Route, ...] = ()
+    hosts: tuple[HostRoute, ...] = ()
 
 
 class RouteStats(Model):

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lepton_ai.spec.base import Model, Name
+from lepton_ai.spec.container import Allowlist, Balance, Mount, Owned, Port
 
 MAX_ENV_BYTES = 64 * 1024
 MAX_COMMAND_BYTES = 64 * 1024
@@ -69,6 +70,11 @@ class Template(Model):
     resources: Resources = Resources()
     shape: str | None = Field(default=None, max_length=64)
     port: int | None = Field(default=None, ge=1, le=65535, description="a fixed port; else one is chosen")
+    ports: tuple[Port, ...] = Field(default=(), max_length=32, description="further ports")
+    mounts: tuple[Mount, ...] = Field(default=(), max_length=32)
+    shared_memory_mib: int | None = Field(default=None, ge=1, le=16 * 1024 * 1024, description="size of /dev/shm")
+    image_pull_secrets: tuple[str, ...] = Field(default=(), max_length=8, description="names of registry logins")
+    nodes: tuple[str, ...] = Field(default=(), max_length=1024, description="only these; empty: any node")
     health: Health = Health()
     model: str | None = Field(default=None, max_length=128, description="NAME@VERSION, when a model is served")
     idempotent: bool = Field(default=False, description="a request may be sent twice: the gateway may retry")
@@ -114,20 +120,26 @@ class Replicas(Model):
         return self
 
 
-class DeploymentSpec(Model):
+class DeploymentSpec(Owned):
     """A served workload: a template and how many of it, under which failures, for whom.
 
     `survive` = {"node": n}: what is left after any n nodes are lost at once still carries the load; replicas are
     spread over at least n + 1 nodes or the deployment says why not. `tokens` are sealed (see tenancy.secrets);
-    None means that anyone who reaches the gateway may call.
+    None means that anyone who reaches the gateway may call. A `pod` is one replica that no gateway routes to: it is
+    reached at its exposed ports. `spread` "required" puts at most one replica of a release on a node.
     """
 
     template: Template
+    pod: bool = False
     replicas: Replicas = Replicas()
     idle_timeout_s: int | None = Field(default=None, ge=1, le=30 * 86_400)
     target_in_flight: float = Field(default=16.0, gt=0, le=100_000, description="requests in flight per replica")
+    target_requests_per_minute: float | None = Field(default=None, gt=0, le=1e9, description="per replica")
     survive: dict[Literal["node"], int] = Field(default_factory=dict)
+    spread: Literal["preferred", "required"] = "preferred"
     tokens: tuple[str, ...] | None = Field(default=None, max_length=64)
+    allowlist: Allowlist = Allowlist()
+    balance: Balance = Balance()
     release: int = Field(default=1, ge=1, description="number of the release that is wanted")
 
     @field_validator("survive")
@@ -142,6 +154,8 @@ class DeploymentSpec(Model):
     def _exclusive(self) -> Self:
         if self.template.exclusive and (self.replicas.max > 1 or self.survive.get("node", 0) > 0):
             raise ValueError("exclusive means at most one live copy: replicas.max must be 1 and survive empty")
+        if self.pod and self.replicas.max > 1:
+            raise ValueError("a pod is one replica: replicas.max must be 1")
         return self
 
 
@@ -153,13 +167,20 @@ class ReleaseSpec(Model):
     note: str = Field(default="", max_length=256, description="why it was made, e.g. 'rollback to #1'")
 
 
-class JobSpec(Model):
-    """Work that ends: `workers` replicas that run to completion, each tried `retries` + 1 times."""
+class JobSpec(Owned):
+    """Work that ends: `workers` replicas that run to completion, each tried `retries` + 1 times.
+
+    When a worker has failed for good the whole job is run again, `job_retries` times. With `rendezvous` worker 0 is
+    given a port and every worker is told where it is (MASTER_ADDR, MASTER_PORT).
+    """
 
     template: Template
     title: str = Field(default="", max_length=63, description="the name the user gave; ids are unique, titles not")
     workers: int = Field(default=1, ge=1, le=1000)
     retries: int = Field(default=0, ge=0, le=1000)
+    job_retries: int = Field(default=0, ge=0, le=1000)
+    start_at_ms: int | None = Field(default=None, ge=0, le=253_402_300_799_000, description="not before this time")
+    rendezvous: bool = False
     ttl_s: int | None = Field(default=None, ge=0, le=10 * 365 * 86_400, description="kept so long after its end")
     stopped: bool = False
 
