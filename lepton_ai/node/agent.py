@@ -28,11 +28,13 @@ from lepton_ai.node.metrics import Metrics
 from lepton_ai.node.ports import Ports
 from lepton_ai.node.process import ProcessRuntime
 from lepton_ai.node.replica import Replica
+from lepton_ai.node.runtime import Runtime
 from lepton_ai.spec.base import uuid7
 from lepton_ai.spec.replica import FetchBlob, NodeReport, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Resources
 
 SAMPLE_S = 2.0
+SWEEP_S = 60.0
 MAX_REPLICAS = 4096
 FETCH_TRIES = 3
 _UID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z-]{0,63}\Z")
@@ -56,7 +58,7 @@ class Agent:
         state_dir: Path,
         node_name: str,
         capacity: Resources,
-        runtime: ProcessRuntime | None = None,
+        runtime: Runtime | None = None,
         *,
         address: str = "127.0.0.1",
         ports_dir: Path | None = None,
@@ -66,7 +68,7 @@ class Agent:
         self.uid = uuid7()
         self.epoch = 0
         self.version = 0
-        self._runtime = runtime or ProcessRuntime(node_name)
+        self._runtime: Runtime = runtime or ProcessRuntime(node_name)
         self._ports = Ports(address, ports_dir)
         self._now_ms = now_ms
         self._replicas: dict[str, Replica] = {}
@@ -76,7 +78,7 @@ class Agent:
         self._renewed_ns: dict[str, int] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
         self._wake = asyncio.Event()
-        self._sampler: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._lock = -1
 
     async def start(self) -> None:
@@ -94,16 +96,17 @@ class Agent:
         (self.dir / "replicas").mkdir(mode=0o700, exist_ok=True)
         for folder in sorted((self.dir / "replicas").iterdir()):
             self._adopt(folder)
-        self._sampler = asyncio.create_task(self._sample())
+        self._tasks = [asyncio.create_task(self._sample()), asyncio.create_task(self._sweep())]
 
     async def close(self) -> None:
         """Let go of everything; replicas run on."""
-        if self._sampler is not None:
-            self._sampler.cancel()
+        for task in self._tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._sampler
+                await task
         for replica in self._replicas.values():
             await replica.close()
+        self._runtime.close()
         self._ports.close()
         if self._lock >= 0:
             os.close(self._lock)
@@ -188,6 +191,9 @@ class Agent:
             memory_used_mib=sum(report.memory_mib for report in reports),
             disk_free_mib=shutil.disk_usage(self.dir).free >> 20,
             epoch=self.epoch,
+            runtime=self._runtime.name,
+            isolation=self._runtime.isolation,
+            forwards=self._runtime.forwards,
             replicas=reports,
         )
 
@@ -290,6 +296,16 @@ class Agent:
                         replica.look_at_log()
             except Exception:  # noqa: BLE001 - measuring must go on after whatever one look met
                 _log.exception("measuring")
+
+    async def _sweep(self) -> None:
+        while True:
+            # A replica of which only the end is known has nothing left that is its own.
+            live = {uid for uid, replica in self._replicas.items() if not replica.ended}
+            try:
+                await asyncio.to_thread(self._runtime.sweep, live)
+            except Exception:  # noqa: BLE001 - to tidy up must not stop the agent
+                _log.exception("sweeping")
+            await asyncio.sleep(SWEEP_S)
 
     def _changed(self) -> None:
         self.version += 1

@@ -12,60 +12,112 @@ import os
 import random
 import socket
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from lepton_ai.errors import Busy, Conflict
 
 FIRST, LAST = 20_000, 31_999
 """Below the ports that Linux gives to outgoing connections (32768 on), which would take them at any time."""
+REST_S = 5.0
+"""A port that was given back rests: a gateway may still send there what was meant for the replica that had it."""
 
 
 class Ports:
     """The ports of one address. Locks end with the process; a replica that listens is then seen by the bind."""
 
-    def __init__(self, address: str, folder: Path | None = None, seed: int | None = None) -> None:
-        self.address = address
+    def __init__(
+        self,
+        address: str,
+        folder: Path | None = None,
+        seed: int | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.address, self._clock_s = address, clock_s
         self.folder = folder or Path(tempfile.gettempdir()) / f"lepton_ai-{os.getuid()}-ports"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.folder.stat().st_uid != os.getuid():
             raise Conflict(f"{self.folder} belongs to another user", hint=f"remove {self.folder}")
         self._random = random.Random(seed)
         self._locks: dict[int, int] = {}
+        self._held: dict[int, list[socket.socket]] = {}
+        self._resting: dict[int, tuple[int, float]] = {}
 
-    def take(self, wanted: int | None = None, *, listening: bool = False) -> int:
+    def take(self, wanted: int | None = None, *, listening: bool = False, hold: bool = False) -> int:
         """A port for one replica: `wanted`, or a free one. With `listening`, the replica has it already.
+
+        With `hold` it stays bound here, so that nobody else takes it: for a port that is forwarded, where no process
+        listens.
 
         Raises:
             Conflict: `wanted` is taken. Busy: no port is free.
         """
+        self._wake()
         if wanted is not None:
             if wanted in self._locks or not self._lock(wanted):
                 raise Conflict(f"port {wanted} is given to another replica on this machine", hint="choose no port")
-            if not listening and not _binds(self.address, wanted):
-                self.free(wanted)
+            if not listening and not self._bind(wanted, hold):
+                self._let_go(wanted)
                 raise Conflict(f"port {wanted} is in use on this machine", hint="choose no port, or end its user")
             return wanted
         start = self._random.randrange(FIRST, LAST + 1)
         for step in range(LAST - FIRST + 1):
             port = FIRST + (start - FIRST + step) % (LAST - FIRST + 1)
-            if port in self._locks or not self._lock(port):
+            if port in self._locks or port in self._resting or not self._lock(port):
                 continue
-            if _binds(self.address, port):
+            if self._bind(port, hold):
                 return port
-            self.free(port)
+            self._let_go(port)
         raise Busy(f"no port of {FIRST} to {LAST} is free on {self.address}", hint="end some replicas")
 
     def free(self, port: int) -> None:
-        """Give a port back; one that was not taken is fine."""
+        """Give a port back; one that was not taken is fine. It is not given to another within some seconds."""
         fd = self._locks.pop(port, None)
+        self._unbind(port)
         if fd is not None:
-            os.close(fd)
+            self._resting[port] = (fd, self._clock_s() + REST_S)
 
     def close(self) -> None:
         for port in list(self._locks):
-            self.free(port)
+            self._let_go(port)
+        self._wake(everything=True)
+
+    def _wake(self, everything: bool = False) -> None:
+        now_s = self._clock_s()
+        for port, (fd, until_s) in list(self._resting.items()):
+            if everything or until_s <= now_s:
+                del self._resting[port]
+                os.close(fd)
+
+    def _let_go(self, port: int) -> None:
+        self._unbind(port)
+        os.close(self._locks.pop(port))
+
+    def _bind(self, port: int, hold: bool) -> bool:
+        if not _binds(self.address, port):
+            return False
+        if hold:
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                sock = socket.socket(socket.AF_INET6 if ":" in self.address else socket.AF_INET, kind)
+                try:
+                    # Without SO_REUSEADDR and without listening: nobody else can bind it, and nothing connects to it.
+                    sock.bind((self.address, port))
+                except OSError:
+                    sock.close()
+                    self._unbind(port)
+                    return False
+                self._held.setdefault(port, []).append(sock)
+        return True
+
+    def _unbind(self, port: int) -> None:
+        for sock in self._held.pop(port, ()):
+            sock.close()
 
     def _lock(self, port: int) -> bool:
+        if port in self._resting:  # asked for by number: its user wants this one, resting or not
+            self._locks[port] = self._resting.pop(port)[0]
+            return True
         # The file stays: to remove it would let two holders lock two files of one name.
         fd = os.open(self.folder / f"{self.address}-{port}", os.O_RDWR | os.O_CREAT, 0o600)
         try:

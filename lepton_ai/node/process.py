@@ -10,13 +10,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from lepton_ai.errors import Conflict, Failed, Unsupported
 from lepton_ai.node import cgroup
 from lepton_ai.node.launch import ShimSpec
+from lepton_ai.node.runtime import ImageUse, Isolation, RuntimeName
+from lepton_ai.spec.container import PortMap
 from lepton_ai.spec.replica import ReplicaSpec
 
 NOFILE = 65_536
@@ -30,19 +32,29 @@ class ProcessRuntime:
         use_cgroup: False never makes control groups (limits are rlimits then).
     """
 
-    isolation: Literal["none", "uid", "container"] = "none"
+    name: RuntimeName = "process"
+    isolation: Isolation = "none"
+    forwards = False
 
     def __init__(self, node: str, *, use_cgroup: bool = True) -> None:
         self.node, self.use_cgroup = node, use_cgroup
 
     def check(self, spec: ReplicaSpec) -> None:
         """Raises Unsupported when this runtime cannot run `spec`."""
-        if spec.image is not None:
+        if spec.mounts:
             raise Unsupported(
-                f"node {self.node} runs processes, not images ({spec.image})", hint="set runtime=docker:// or no image"
+                f"node {self.node} cannot mount {spec.mounts[0].target} for a process of this user",
+                hint="run the cell as root on Linux, or set runtime = docker://",
             )
 
-    def prepare(self, spec: ReplicaSpec, folder: Path, port: int | None, blobs: Mapping[str, Path]) -> ShimSpec:
+    def prepare(
+        self,
+        spec: ReplicaSpec,
+        folder: Path,
+        port: int | None,
+        blobs: Mapping[str, Path],
+        maps: Sequence[PortMap] = (),
+    ) -> ShimSpec:
         """Lay out the replica's working folder and say what its shim runs.
 
         `blobs` are files by the path at which the replica finds them. They are hard links where the disk allows: a
@@ -72,9 +84,23 @@ class ProcessRuntime:
             return "cgroup"
         return "rlimit" if sys.platform == "linux" else "none"
 
-    def release(self, groups: tuple[str, ...]) -> bool:
-        """Give back what `prepare` took, after the replica has ended; False while something still dies in a group."""
+    def started(self, spec: ReplicaSpec, folder: Path) -> None:
+        """Nothing to do: the process is all there is."""
+
+    def image(self, spec: ReplicaSpec) -> ImageUse:
+        return "" if spec.image is None else "advisory"
+
+    def reached(self, spec: ReplicaSpec) -> str | None:
+        return None
+
+    def release(self, spec: ReplicaSpec, groups: tuple[str, ...]) -> bool:
         return cgroup.remove(groups)
+
+    def sweep(self, live: Collection[str]) -> None:
+        """Nothing to do: an ended replica's groups are removed by `release`."""
+
+    def close(self) -> None:
+        pass
 
     def _env(self, spec: ReplicaSpec, work: Path, port: int | None) -> dict[str, str]:
         """Small and clean: nothing of the agent's own environment but where programs and modules are found."""

@@ -19,10 +19,12 @@ from lepton_ai.errors import Busy, Conflict, LeptonError
 from lepton_ai.node import launch, shim
 from lepton_ai.node.identity import Identity
 from lepton_ai.node.log import ReplicaLog
+from lepton_ai.node.maps import Maps
 from lepton_ai.node.metrics import Target, Use
 from lepton_ai.node.ports import Ports
 from lepton_ai.node.probe import probe
-from lepton_ai.node.process import ProcessRuntime
+from lepton_ai.node.runtime import Runtime
+from lepton_ai.spec.container import PortMap
 from lepton_ai.spec.replica import Exit, FetchBlob, Phase, ReplicaReport, ReplicaSpec
 
 STARTING_S = 0.1
@@ -46,25 +48,26 @@ class Replica:
         folder: Path,
         *,
         address: str,
-        runtime: ProcessRuntime,
+        runtime: Runtime,
         ports: Ports,
         fetch: Callable[[FetchBlob], Awaitable[Path]],
         changed: Callable[[], None],
         lease_ns: Callable[[float], int],
     ) -> None:
         self.spec, self.folder, self.address = spec, folder, address
-        self._runtime, self._ports, self._fetch = runtime, ports, fetch
+        self._runtime, self._fetch = runtime, fetch
+        self._maps = Maps(ports, forwards=runtime.forwards)
         self._changed, self._lease_ns = changed, lease_ns
         self.log = ReplicaLog(folder / "log")
         self.phase: Phase = "fetching" if spec.blobs else "starting"
         self.reason = ""
         self.use = Use()
         self._exit: Exit | None = None
-        self._port: int | None = None
         self._tries = 0
         self._ready_ms = 0
         self._why = ""
         self._stopping = False
+        self._begun = False
         self._grace_s = spec.grace_s
         self._limits: Literal["cgroup", "rlimit", "none"] = "none"
         self._child: Identity | None = None
@@ -88,9 +91,14 @@ class Replica:
     def adopt(self) -> None:
         """Take up what an earlier agent began: what runs goes on, what ended is known."""
         life = shim.read_record(str(self.folder / "life.json")) or {}
-        self._port, self._tries = life.get("port"), int(life.get("tries", 0))
+        self._tries, self._begun = int(life.get("tries", 0)), bool(life.get("begun", False))
         self._ready_ms, self._why = int(life.get("ready_ms", 0)), str(life.get("why", ""))
         self._stopping = bool(life.get("stopping", False))
+        port = life.get("port")
+        # An agent of an earlier release recorded the port only.
+        maps = life.get("maps") or ([] if port is None else [{"number": port, "host_port": port}])
+        found = [PortMap.model_validate(one) for one in maps]
+        self._maps.adopt(found, served=port is not None, running=False)
         if life.get("exit"):
             self._finish(Exit.model_validate(life["exit"]))
             return
@@ -99,10 +107,7 @@ class Replica:
             self._look()
             self._finish(state.exit)
             return
-        if self._port is not None and state.phase == "running":
-            # Only one agent runs on a folder, so the lock can be another's only by an error that would show anyway.
-            with contextlib.suppress(Conflict):
-                self._ports.take(self._port, listening=True)
+        self._maps.adopt(found, served=port is not None, running=state.phase == "running")
         self._look()
         if state.phase == "running":
             # Said at once, so that a restart of the agent takes no replica out of the gateway.
@@ -155,14 +160,17 @@ class Replica:
             uid=self.spec.uid,
             phase=self.phase,
             reason=self.reason,
-            address=self.address if self._port is not None else None,
-            port=self._port,
+            address=self.address if self._maps.maps else None,
+            port=self._maps.host_port,
+            inner_address=None if self.ended else self._runtime.reached(self.spec),
             pid=None if self._child is None or self.ended else self._child.pid,
             started_ms=self._started_ms,
             ready_ms=self._ready_ms,
             exit=self._exit,
             limits=self._limits,
             isolation=self._runtime.isolation,
+            ports=self._maps.others,
+            image=self._runtime.image(self.spec),
             cpu_milli=0 if self.ended else self.use.cpu_milli,
             memory_mib=0 if self.ended else self.use.memory_mib,
             last_log=self._last_log,
@@ -175,7 +183,7 @@ class Replica:
 
     def release(self) -> None:
         """Give its control groups back once it has ended; called again until they are empty of what is dying."""
-        if self.ended and self._groups and self._runtime.release(self._groups):
+        if self.ended and self._groups and self._runtime.release(self.spec, self._groups):
             self._groups = ()
 
     # --- its life -----------------------------------------------------------------------------------------------
@@ -192,9 +200,9 @@ class Replica:
                 if not self._port_was_taken(ended):
                     self._finish(ended)
                     return
-                _log.warning("replica %s found port %s in use; trying another", self.spec.uid, self._port)
-                self._give_port_back()
-                self._set("starting", f"port {self._port} was in use")
+                _log.warning("replica %s found port %s in use; trying another", self.spec.uid, self._maps.port)
+                self._maps.free()
+                self._set("starting", f"port {self._maps.port} was in use")
                 await self._start()
         except LeptonError as error:
             self._finish(Exit(reason=error.message, ended_ms=_now_ms()))
@@ -210,9 +218,8 @@ class Replica:
         for blob in self.spec.blobs:
             blobs[blob.ref.path] = await self._fetch(blob)
         self._set("starting", "starting")
-        if self.spec.needs_port or self.spec.port is not None:
-            self._port = self._ports.take(self.spec.port)
-        self._tries += 1
+        self._maps.take(self.spec)
+        self._tries, self._begun = self._tries + 1, False
         self._save()
         if self._stopping:
             raise Conflict("stopped before it had started")
@@ -232,13 +239,27 @@ class Replica:
             self.stop(self._grace_s, self._why)
 
     def _launch(self, blobs: dict[str, Path]) -> None:
-        launch.launch(self.folder, self._runtime.prepare(self.spec, self.folder, self._port, blobs))
+        maps = self._maps
+        launch.launch(self.folder, self._runtime.prepare(self.spec, self.folder, maps.port, blobs, maps.maps))
+
+    async def _begin(self) -> None:
+        """Once a start: the runtime's part that needs the running child."""
+        try:
+            await asyncio.to_thread(self._runtime.started, self.spec, self.folder)
+        except LeptonError as error:
+            _log.warning("replica %s: %s", self.spec.uid, error)
+            self.stop(None, error.message)
+            return
+        self._begun = True
+        self._save()
 
     async def _watch(self) -> Exit:
         """Until the shim has ended; health is looked after meanwhile."""
         running = Identity.read(self.folder / "shim.json")
         if running is not None and running.alive():
             self._look()
+            if not self._begun:
+                await self._begin()
             self._health = asyncio.create_task(self._look_after_health())
             try:
                 await _end_of(running)
@@ -252,12 +273,12 @@ class Replica:
 
     async def _look_after_health(self) -> None:
         health, began_s, failures = self.spec.health, time.monotonic(), 0
-        if self._port is None:
+        if (port := self._maps.host_port) is None:
             if not self._stopping:
                 self._become_ready()
             return
         while True:
-            why = await probe(self.address, self._port, health)
+            why = await probe(self.address, port, health)
             if self._stopping:
                 return
             if why is None:
@@ -291,7 +312,7 @@ class Replica:
         self._exit = end
         self._save()
         self._started_ms = end.started_ms or self._started_ms
-        self._give_port_back()
+        self._maps.free()
         self._read_groups()
         self.release()
         self.look_at_log()
@@ -301,14 +322,12 @@ class Replica:
         """Whether another process took the port between our look and the replica's own bind."""
         if self._ready_ms or self._stopping or self._tries >= PORT_TRIES:
             return False
-        if self.spec.port is not None or self._port is None or end.code in (0, None):
+        if self.spec.port is not None or self._maps.port is None or end.code in (0, None):
+            return False
+        if self._runtime.forwards:  # its ports are its own
             return False
         text = "\n".join(line.line for line in self.log.last()[-20:]).lower()
         return any(sign in text for sign in IN_USE)
-
-    def _give_port_back(self) -> None:
-        if self._port is not None:
-            self._ports.free(self._port)
 
     def _look(self) -> None:
         """Read who the child is."""
@@ -334,8 +353,9 @@ class Replica:
             self._changed()
 
     def _save(self) -> None:
-        life: dict[str, object] = {"port": self._port, "tries": self._tries, "ready_ms": self._ready_ms}
-        life |= {"why": self._why[:300], "stopping": self._stopping}
+        life: dict[str, object] = {"port": self._maps.host_port, "tries": self._tries, "ready_ms": self._ready_ms}
+        life |= {"why": self._why[:300], "stopping": self._stopping, "begun": self._begun}
+        life["maps"] = [one.model_dump() for one in self._maps.maps]
         life["exit"] = None if self._exit is None else self._exit.model_dump()
         try:
             shim.write_record(str(self.folder / "life.json"), life)

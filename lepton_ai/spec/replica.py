@@ -113,6 +113,9 @@ class ReplicaReport(Model):
     reason: str = ""
     address: str | None = None
     port: int | None = None
+    inner_address: str | None = Field(
+        default=None, description="its own address, for replicas of its workspace on its host: every port as it is"
+    )
     pid: int | None = None
     started_ms: int = 0
     ready_ms: int = 0

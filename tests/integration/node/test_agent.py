@@ -347,10 +347,17 @@ def test_who_may_ask(idle: Node) -> None:
     assert idle.http.post("/v1/keepalive", headers={"X-Lepton-Epoch": "x"}).status_code == 400
     spec = ReplicaSpec(uid="../x", name="x", workspace="default", owner_kind="job", owner="x", command=("true",))
     assert idle.http.put("/v1/replicas/..%2Fx", content=spec.model_dump_json()).status_code in (400, 404)
-    image = spec.model_copy(update={"uid": "x", "image": "python:3"})
-    answer = idle.http.put("/v1/replicas/x", content=image.model_dump_json())
-    assert (answer.status_code, answer.json()["code"]) == (501, "Unsupported")
     assert (idle.folder / "agent.token").stat().st_mode & 0o077 == 0
+
+
+def test_an_image_is_kept_but_a_process_runs(idle: Node) -> None:
+    spec = ReplicaSpec(
+        uid=uuid7(), name="x", workspace="default", owner_kind="job", owner="x", command=("true",), image="python:3"
+    )
+    answer = idle.http.put(f"/v1/replicas/{spec.uid}", content=spec.model_dump_json())
+    assert (answer.status_code, answer.json()["image"]) == (202, "advisory")
+    report = idle.http.get("/v1/usage").json()
+    assert (report["runtime"], report["isolation"], report["forwards"]) == ("process", "none", False)
 
 
 def test_apply_is_idempotent_and_stop_before_the_start(node: Node) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lepton_ai.errors import Conflict
-from lepton_ai.node.ports import FIRST, LAST, Ports
+from lepton_ai.node.ports import FIRST, LAST, REST_S, Ports
 
 
 def test_two_agents_that_would_choose_the_same(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_two_agents_that_would_choose_the_same(tmp_path: Path) -> None:
 def test_a_port_in_use_is_not_given(tmp_path: Path, host: str) -> None:
     probe = Ports("127.0.0.1", tmp_path, seed=2)
     port = probe.take()
-    probe.free(port)
+    probe.close()
     with closing(socket.socket()) as other:
         other.bind((host, port))
         other.listen()
@@ -37,3 +37,33 @@ def test_a_port_in_use_is_not_given(tmp_path: Path, host: str) -> None:
             probe.take(port)
         assert probe.take(port, listening=True) == port
     probe.close()
+
+
+def test_a_port_given_back_rests_before_another_gets_it(tmp_path: Path) -> None:
+    now_s = 0.0
+    ports = Ports("127.0.0.1", tmp_path, seed=3, clock_s=lambda: now_s)
+    port = ports.take()
+    ports.free(port)
+    again = Ports("127.0.0.1", tmp_path, seed=3)
+    assert again.take() != port  # neither another agent
+    assert ports.take(port) == port  # who asks for this one gets it
+    ports.free(port)
+    now_s = REST_S
+    assert ports.take() != port  # the lock is free now, the choice is random
+    assert Ports("127.0.0.1", tmp_path, seed=3).take() == port
+    again.close()
+    ports.close()
+
+
+def test_a_held_port_is_nobody_elses(tmp_path: Path) -> None:
+    ports = Ports("127.0.0.1", tmp_path)
+    port = ports.take(hold=True)
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with closing(socket.socket(socket.AF_INET, kind)) as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", port))
+    ports.free(port)
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", port))
+    ports.close()

@@ -9,7 +9,7 @@ import pytest
 
 from lepton_ai.errors import Conflict, Unsupported
 from lepton_ai.node.process import ProcessRuntime
-from lepton_ai.spec.replica import ReplicaSpec
+from lepton_ai.spec.replica import MountOrder, ReplicaSpec
 
 
 def spec(**fields: Any) -> ReplicaSpec:
@@ -47,6 +47,11 @@ def test_blobs_become_files(runtime: ProcessRuntime, tmp_path: Path) -> None:
         runtime.prepare(spec(), tmp_path / "r", 20001, {"a/b/m.bin/c": tmp_path / "blob"})
 
 
-def test_images_are_for_another_runtime(runtime: ProcessRuntime) -> None:
-    with pytest.raises(Unsupported):
-        runtime.check(spec(image="python:3"))
+def test_an_image_is_kept_but_a_process_runs(runtime: ProcessRuntime) -> None:
+    runtime.check(spec(image="python:3"))
+    assert (runtime.image(spec(image="python:3")), runtime.image(spec())) == ("advisory", "")
+
+
+def test_mounts_need_more_than_a_user_may(runtime: ProcessRuntime) -> None:
+    with pytest.raises(Unsupported, match="/data"):
+        runtime.check(spec(mounts=(MountOrder(target="/data"),)))
