@@ -5,7 +5,6 @@ GET PUT x/blobs/DIGEST   GET also with a ticket (blobs.ticket) instead of a toke
 
 from __future__ import annotations
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -13,6 +12,7 @@ from starlette.routing import Route
 from lepton_ai.api.call import BASE, Call, Router, admit, answer, guarded
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.lanes import lanes
+from lepton_ai.api.shares import run_in_threadpool
 from lepton_ai.api.upload import Upload
 from lepton_ai.blobs import ticket
 
@@ -46,4 +46,4 @@ async def _put(call: Call) -> Response:
             call.note("upload", "blob", digest, size_bytes=blob.size_bytes)
         return {"digest": blob.digest, "size_bytes": blob.size_bytes}
 
-    return answer(await lanes(call.request).uploads.run(receive), 201)
+    return answer(await lanes(call.request).uploads(call.ws).run(receive), 201)

@@ -18,19 +18,20 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from lepton_ai.api import idempotency
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.check import near, parse, validated
-from lepton_ai.errors import BY_CODE, Conflict, Invalid, LeptonError, NotFound, TooLarge, Unauthorized
+from lepton_ai.api.shares import Shares, outside, run_in_threadpool
+from lepton_ai.errors import BY_CODE, Conflict, Forbidden, Invalid, LeptonError, NotFound, TooLarge, Unauthorized
 from lepton_ai.spec.base import is_name
 from lepton_ai.store import Record
 from lepton_ai.tenancy import Principal
-from lepton_ai.tenancy.access import Action
+from lepton_ai.tenancy.access import OF_THE_CELL, Action
 
 BASE = "/api/v2/workspaces/{ws}"
 BODY_BYTES_MAX = 1 << 20
@@ -91,7 +92,7 @@ class Call:
         return value in ("true", "1")
 
     def require(self, action: Action) -> None:
-        self.cell.access.require(self.principal, action)
+        permit(self.cell, self.principal, action)
 
     def note(self, action: str, kind: str, name: str, **details: Any) -> None:
         """Leaves an audit entry of a change that was made."""
@@ -126,33 +127,67 @@ def retried(change: Callable[[], T]) -> T:
 Handler = Callable[[Call], Any] | Callable[[Call], Awaitable[Response]]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A route as it was added: what the API's own description is made from."""
+
+    method: str
+    path: str
+    action: Action
+    status: int
+    body: bool
+    handler: Handler = field(repr=False)
+
+
 class Router:
-    """The routes of one family: `add` them, then take `routes`."""
+    """The routes of one family: `add` them, then take `routes`; `entries` says what they are."""
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
+        self._shares = Shares()
         self.routes: list[Route] = []
+        self.entries: list[Entry] = []
 
     def add(
         self, method: str, path: str, action: Action, handler: Handler, *, status: int = 200, body: bool | None = None
     ) -> None:
         """`path` below the workspace. `body`: whether JSON is read first (default: for POST, PUT and PATCH)."""
         wants = method in ("POST", "PUT", "PATCH") if body is None else body
-        cell = self._cell
+        cell, shares = self._cell, self._shares
+        entry = Entry(method, path, action, status, wants, handler)
 
         async def endpoint(request: Request) -> Response:
+            outside()
             principal = await run_in_threadpool(admit, cell, request, action)
-            value = await read(request) if wants else None
-            return await _answer(Call(cell, request, principal, value), handler, status)
+            share = shares.of(principal.workspace)
+            share.enter()
+            try:
+                value = await read(request) if wants else None
+                response = await _answer(Call(cell, request, principal, value), entry)
+            except BaseException:
+                share.leave()
+                raise
+            return share.until_sent(response)
 
+        self.entries.append(entry)
         self.routes.append(Route(BASE + path, guarded(endpoint), methods=[method]))
 
 
-async def _answer(call: Call, handler: Handler, status: int) -> Response:
-    if inspect.iscoroutinefunction(handler):
-        response: Response = await handler(call)
+async def _answer(call: Call, entry: Entry) -> Response:
+    if inspect.iscoroutinefunction(entry.handler):
+        response: Response = await entry.handler(call)
         return response
-    return answer(await run_in_threadpool(handler, call), status)
+    key = call.request.headers.get(idempotency.HEADER)
+    if entry.method != "POST" or key is None:
+        return answer(await run_in_threadpool(entry.handler, call), entry.status)
+    asked = f"POST {call.request.url.path}?{call.request.url.query}"
+    value, replayed = await run_in_threadpool(
+        idempotency.once, call.cell, call.principal, key, asked, call.body, lambda: entry.handler(call)
+    )
+    response = answer(value, entry.status)
+    if replayed:
+        response.headers[idempotency.REPLAYED] = "true"
+    return response
 
 
 def admit(cell: Cell, request: Request, action: Action) -> Principal:
@@ -165,8 +200,16 @@ def admit(cell: Cell, request: Request, action: Action) -> Principal:
     if principal.workspace != workspace:
         shown = workspace if is_name(workspace) else workspace[:40]
         raise NotFound(f"this token knows no workspace {shown!r}", hint=f"its workspace is {principal.workspace}")
-    cell.access.require(principal, action)
+    permit(cell, principal, action)
     return principal
+
+
+def permit(cell: Cell, principal: Principal, action: Action) -> None:
+    """Raises Forbidden unless the role may do `action`, and what is the cell's only from its first workspace."""
+    cell.access.require(principal, action)
+    if action in OF_THE_CELL and principal.workspace != cell.workspaces.first:
+        hint = f"ask whoever owns the cell (workspace {cell.workspaces.first})"
+        raise Forbidden("nodes, volumes and workspaces belong to the cell, not to this workspace", hint=hint)
 
 
 async def read(request: Request) -> Any:

@@ -12,7 +12,8 @@ from lepton_ai.scheduler.snapshot import Snapshot
 from lepton_ai.settings import Settings
 from lepton_ai.store import Store
 from lepton_ai.telemetry import Audit, Events, Logs
-from lepton_ai.tenancy import Access, Prices, Secrets
+from lepton_ai.tenancy import Access, Prices, Registries, Secrets, Volumes
+from lepton_ai.tenancy.workspaces import Workspaces
 
 
 class LiveLog(Protocol):
@@ -58,6 +59,19 @@ class Cell:
     @property
     def audit(self) -> Audit:
         return Audit(self.store)
+
+    @property
+    def workspaces(self) -> Workspaces:
+        return Workspaces(self.store, self.settings)
+
+    @property
+    def registries(self) -> Registries:
+        return Registries(self.store, self.secrets)
+
+    @property
+    def volumes(self) -> Volumes:
+        """Volumes that never show what belongs to the cell itself."""
+        return Volumes(self.store, closed=(self.settings.home, self.lake_root.parent))
 
     def lake_url(self, workspace: str) -> str:
         return (self.lake_root / workspace).absolute().as_uri()

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from lepton_ai.api.call import Call, Router, answer, missing
 from lepton_ai.api.form import QueryForm
 from lepton_ai.api.lanes import lanes
+from lepton_ai.api.shares import run_in_threadpool
 from lepton_ai.lake import open as open_lake
 from lepton_ai.lake.query import Limits, QueryWorker
 

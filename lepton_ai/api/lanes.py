@@ -19,6 +19,7 @@ from lepton_ai.lake.query import QueryWorker
 
 T = TypeVar("T")
 QUERIES_WAITING = 16
+UPLOADS, UPLOADS_WAITING = 8, 64
 IDLE_S = 60.0
 """A query worker that nobody asked for so long is ended: it holds a data engine in memory."""
 
@@ -53,10 +54,22 @@ class Lanes:
     """The lanes of one application; `close` ends its query workers."""
 
     def __init__(self) -> None:
-        self.uploads = Lane("uploads", 8, 64)
         self.registering = threading.Semaphore(2)
+        self._uploads: dict[str, Lane] = {}
         self._queries: dict[str, tuple[QueryWorker, Lane]] = {}
         self._lock = threading.Lock()
+
+    def uploads(self, workspace: str) -> Lane:
+        """The lane of a workspace's uploads: slow ones hold up no other workspace's."""
+        return self._uploads.setdefault(workspace, Lane("uploads", UPLOADS, UPLOADS_WAITING))
+
+    def forget(self, workspace: str, lake_url: str) -> None:
+        """Ends what a workspace that is removed has here."""
+        self._uploads.pop(workspace, None)
+        with self._lock:
+            worker, _ = self._queries.pop(lake_url, (None, None))
+        if worker is not None:
+            worker.close()
 
     def queries(self, lake_url: str) -> tuple[QueryWorker, Lane]:
         """The worker of a lake and its lane: it takes one query at a time, and no lake waits for another's."""

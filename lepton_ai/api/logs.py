@@ -11,10 +11,10 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from lepton_ai.api.call import Call, Router, answer, missing
+from lepton_ai.api.shares import run_in_threadpool
 from lepton_ai.api.stream import Stream
 from lepton_ai.api.trail import Line, Source, Trail
 from lepton_ai.errors import Invalid, LeptonError

@@ -110,7 +110,7 @@ async def _register(call: Call) -> Response:
         call.note("register", "model", name, version=item.version, digest=item.digest)
         return item
 
-    return answer(view(await lanes(call.request).uploads.run(receive)), 201)
+    return answer(view(await lanes(call.request).uploads(call.ws).run(receive)), 201)
 
 
 def _lineage(text: str | None) -> dict[str, Any]:

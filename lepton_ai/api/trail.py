@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
-
 from lepton_ai.api.cell import Cell
+from lepton_ai.api.shares import run_in_threadpool
 from lepton_ai.api.view import has_ended
 from lepton_ai.errors import LeptonError
 from lepton_ai.store import Record

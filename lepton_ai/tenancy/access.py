@@ -19,16 +19,19 @@ from lepton_ai.store import Record, Store
 from lepton_ai.telemetry import Audit
 
 Role = Literal["owner", "admin", "developer", "viewer", "caller"]
-Action = Literal["call", "read", "write", "secrets", "tokens", "cell", "workspace"]
+Action = Literal["call", "read", "write", "secrets", "tokens", "cell", "workspace", "workspaces"]
 MAY: dict[str, frozenset[str]] = {
     "caller": frozenset({"call"}),
     "viewer": frozenset({"call", "read"}),
     "developer": frozenset({"call", "read", "write", "secrets"}),
     "admin": frozenset({"call", "read", "write", "secrets", "tokens", "cell"}),
-    "owner": frozenset({"call", "read", "write", "secrets", "tokens", "cell", "workspace"}),
+    "owner": frozenset({"call", "read", "write", "secrets", "tokens", "cell", "workspace", "workspaces"}),
 }
 """call: use an endpoint; read: see everything but secret values; write: change workloads and data; secrets: set
-them; tokens: give and take access; cell: drain nodes, change settings; workspace: remove it, name its owners."""
+them; tokens: give and take access; cell: drain nodes, add volumes; workspace: name its owners; workspaces: add and
+remove tenants of the cell."""
+OF_THE_CELL: frozenset[str] = frozenset({"cell", "workspaces"})
+"""Only tokens of the cell's first workspace may do these: they are about everybody's."""
 KIND = "token"
 PREFIX = "lta_"
 _TOKEN = re.compile(r"lta_[A-Za-z0-9_-]{43}\Z")

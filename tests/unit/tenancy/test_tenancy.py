@@ -123,7 +123,7 @@ ALLOWED = {
     "viewer": {"call", "read"},
     "developer": {"call", "read", "write", "secrets"},
     "admin": {"call", "read", "write", "secrets", "tokens", "cell"},
-    "owner": {"call", "read", "write", "secrets", "tokens", "cell", "workspace"},
+    "owner": {"call", "read", "write", "secrets", "tokens", "cell", "workspace", "workspaces"},
 }
 
 
