@@ -57,6 +57,9 @@ def _one(ctx: Context, record: Record, ops: list[Op]) -> None:
             boot_id=report.boot_id,
             agent_uid=report.agent_uid,
             address=report.address,
+            runtime=report.runtime,
+            isolation=report.isolation,
+            machine=report.machine.model_dump(mode="json"),
         )
         written_ms = ctx.memory.node_written.get(name, -1_000_000)
         if ctx.tick_ms - written_ms >= ctx.options.node_status_s * 1000:

@@ -24,13 +24,14 @@ from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.errors import Busy, Conflict, DiskFull, Invalid, NotFound, StaleEpoch, Unavailable
 from lepton_ai.node import launch, shim
 from lepton_ai.node.log import LogLine
+from lepton_ai.node.machine import machine
 from lepton_ai.node.metrics import Metrics
 from lepton_ai.node.ports import Ports
 from lepton_ai.node.process import ProcessRuntime
 from lepton_ai.node.replica import Replica
 from lepton_ai.node.runtime import Runtime
 from lepton_ai.spec.base import uuid7
-from lepton_ai.spec.replica import FetchBlob, NodeReport, ReplicaReport, ReplicaSpec
+from lepton_ai.spec.replica import FetchBlob, Machine, NodeReport, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Resources
 
 SAMPLE_S = 2.0
@@ -74,6 +75,7 @@ class Agent:
         self._replicas: dict[str, Replica] = {}
         self._metrics = Metrics()
         self._boot_id = shim.boot_id()
+        self._machine = Machine()
         self._contact_ns = 0
         self._renewed_ns: dict[str, int] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
@@ -91,6 +93,7 @@ class Agent:
             os.close(self._lock)
             self._lock = -1
             raise Conflict(f"another agent runs on {self.dir}", hint="stop it, or choose another --dir") from error
+        self._machine = machine(self.dir)
         self._cache = LocalBlobs(self.dir / "blobs")
         self.epoch = int((shim.read_record(str(self.dir / "epoch")) or {}).get("epoch", 0))
         (self.dir / "replicas").mkdir(mode=0o700, exist_ok=True)
@@ -194,6 +197,7 @@ class Agent:
             runtime=self._runtime.name,
             isolation=self._runtime.isolation,
             forwards=self._runtime.forwards,
+            machine=self._machine,
             replicas=reports,
         )
 

@@ -129,6 +129,17 @@ class ReplicaReport(Model):
     last_log: str = ""
 
 
+class Machine(Model):
+    """What a node is on. Two nodes on one machine have the same `id`."""
+
+    id: str = ""
+    hostname: str = ""
+    os: str = ""
+    kernel: str = ""
+    processor: str = ""
+    disk_mib: int = 0
+
+
 class NodeReport(Model):
     """What an agent says about its node: capacity, use, and every replica it knows."""
 
@@ -146,4 +157,5 @@ class NodeReport(Model):
     runtime: Literal["process", "docker"] = "process"
     isolation: Literal["none", "uid", "container"] = "none"
     forwards: bool = Field(default=False, description="a fixed port may be taken by many replicas: the node maps it")
+    machine: Machine = Machine()
     replicas: tuple[ReplicaReport, ...] = ()
