@@ -18,7 +18,7 @@ from typing import Any
 from lepton_ai.errors import Failed, LeptonError
 from lepton_ai.lake import sealed
 from lepton_ai.lake.lake import Lake
-from lepton_ai.lake.open import folder
+from lepton_ai.lake.place import Place
 from lepton_ai.lake.query import GRACE_S, Limits
 
 OPEN_FILES_MAX = 4096
@@ -29,7 +29,7 @@ FRAME_IN_BYTES_MAX = 4 << 20
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lepton_ai.lake", description="sealed SQL worker of one lake")
     parser.add_argument("--url", required=True)
-    lake = Lake(folder(parser.parse_args(argv).url))
+    lake = Lake(Place.of(parser.parse_args(argv).url))
     # The engines may print: keep frames on a descriptor of their own and send the rest nowhere.
     out = os.dup(1)
     os.dup2(2, 1)

@@ -1,34 +1,46 @@
-"""One lake: its objects, tables and queries, in one folder (`objects/`, `tables/`)."""
+"""One lake: its objects, tables and queries, in one place (`objects/`, `tables/`, and `keys/` when it is sealed)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
 
+from lepton_ai.errors import Invalid
+from lepton_ai.lake.keys import Keyring
 from lepton_ai.lake.objects import Objects
+from lepton_ai.lake.place import Place
 from lepton_ai.lake.query import Answer, Limits, QueryWorker
 from lepton_ai.lake.tables import Table, names
 
 
 class Lake:
-    """A lake on a folder; made by `lake.open(url)`. Close it, or use it in a `with`, to end its query worker."""
+    """A lake in a place; made by `lake.open(url)`. Close it, or use it in a `with`, to end its query worker."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.objects = Objects(root / "objects")
+    def __init__(self, place: Place, key: bytes | None = None) -> None:
+        self.place = place
+        self.keys = None if key is None else Keyring(place, key)
+        self.objects = Objects(place.below("objects"), self.keys)
+        self._tables = place.below("tables")
         self._worker: QueryWorker | None = None
 
     @property
     def url(self) -> str:
-        return self.root.as_uri()
+        return self.place.url
+
+    @property
+    def root(self) -> Path:
+        """The lake's folder. Raises Invalid when it lies in a bucket."""
+        if self.place.folder is None:
+            raise Invalid(f"{self.url} is no folder of this machine", hint="use its objects and tables")
+        return self.place.folder
 
     def table(self, ref: str) -> Table:
         """The table `ratings`, or one version of it to read: `ratings@2`. It need not exist yet."""
-        return Table.of(self.root / "tables", ref)
+        return Table.of(self._tables, ref)
 
     def tables(self) -> list[str]:
         """The names of all tables, sorted."""
-        return names(self.root / "tables")
+        return names(self._tables)
 
     def query(self, sql: str, limits: Limits | None = None) -> Answer:
         """SQL over the tables, in a sealed process of its own; `ratings@2` reads version 2. See `QueryWorker`."""

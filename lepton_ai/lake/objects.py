@@ -1,24 +1,39 @@
-"""Objects: bytes by key, whole or not at all, with a conditional put. On folders, through obstore.
+"""Objects: bytes by key, whole or not at all, with conditional puts; on folders and buckets, through obstore.
 
-Owns keys and errors; the engine (`obstore`) is imported when first used.
+Owns keys, conditions and errors; with a `seal`, every object lies encrypted (see `codec`, `keys`). The engine
+(`obstore`) is imported when first used.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from lepton_ai.errors import Conflict, DiskFull, Invalid, LeptonError, NotFound
+from lepton_ai.errors import Conflict, Corrupt, DiskFull, Forbidden, Invalid, LeptonError, NotFound, Unavailable
+from lepton_ai.lake import codec
+from lepton_ai.lake.place import Place
 
 KEY_BYTES_MAX = 900
 PART_BYTES_MAX = 200
+PIECE_BYTES = 5 << 20
+"""What is put in pieces goes in parts of this size (the least that S3 takes)."""
+
+
+class Seal(Protocol):
+    """Content keys; `keys.Keyring` has them."""
+
+    def active(self) -> tuple[str, bytes]: ...
+    def key(self, key_id: str, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What is known of an object without reading it."""
+    """What is known of an object without reading it. `size_bytes` is what it takes in the store (sealed: more)."""
 
     key: str
     size_bytes: int
@@ -27,56 +42,105 @@ class ObjectInfo:
 
 
 class Objects:
-    """The objects below a folder. Keys are `a/b/c`: no empty part, no `.` or `..`, no control characters."""
+    """The objects of a place. Keys are `a/b/c`: no empty part, no `.` or `..`, no control characters.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._opened: Any = None
+    With `seal` all are encrypted, and what is not is refused: a store must not pass off plain bytes as sealed ones.
+    """
 
-    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
-        """Stores `data` under `key`; readers see the old bytes or the new ones. Raises DiskFull.
+    def __init__(self, place: Place | Path, seal: Seal | None = None) -> None:
+        self.place = place if isinstance(place, Place) else Place.of(place)
+        self._seal = seal
 
-        create=True: only if there is none yet, else Conflict; of several writers at once, one wins.
+    def put(
+        self, key: str, data: bytes | Iterable[bytes] | Path, *, create: bool = False, replaces: str | None = None
+    ) -> None:
+        """Stores bytes, pieces or a file under `key`; readers see the old bytes or the new ones. Raises DiskFull.
+
+        create=True: only if there is none yet; replaces=ETAG: only if it is (still) that version; else Conflict.
+        Of several such writers at once, one wins. Pieces and files go in parts: memory stays small.
         """
         import obstore
 
-        try:
-            obstore.put(self._store(), check(key), data, mode="create" if create else "overwrite", use_multipart=False)
-        except _faults() as error:
-            raise _explain(error, key) from None
+        if create and replaces is not None:
+            raise Invalid("create and replaces exclude each other", hint="give one of them")
+        body, small = self._body(data)
+        mode: Any = "create" if create else "overwrite"
+        with self._faults(key), self._condition(key, replaces) as conditional:
+            if conditional is not None:
+                mode = {"e_tag": conditional}
+            # A conditional put cannot be made in parts everywhere, so its body is taken whole.
+            if small or create or conditional is not None:
+                whole = body if isinstance(body, bytes) else b"".join(body)
+                obstore.put(self._store(), check(key), whole, mode=mode, use_multipart=False)
+            else:
+                obstore.put(self._store(), check(key), _pieces(body), use_multipart=True, chunk_size=PIECE_BYTES)
 
     def get(self, key: str) -> bytes:
-        """The bytes of `key`. Raises NotFound."""
+        """The bytes of `key`. Raises NotFound, Corrupt (sealed and changed, or not sealed)."""
+        return b"".join(self.stream(key))
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The bytes of `key` in pieces. Raises as `get`, when the piece that is wrong is reached."""
         import obstore
 
-        try:
-            return bytes(obstore.get(self._store(), check(key)).bytes())
-        except _faults() as error:
-            raise _explain(error, key) from None
+        with self._faults(key):
+            pieces = iter(obstore.get(self._store(), check(key)).stream())
+        raw = self._raw(key, pieces)
+        if self._seal is not None:
+            yield from codec.unseal(raw, self._seal.key, f"the object {key}")
+            return
+        first = next(raw, b"")
+        if first.startswith(codec.MAGIC):
+            raise Corrupt(f"the object {key} is sealed", hint="open the lake with its key")
+        yield first
+        yield from raw
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        """The bytes [start, end) of `key`, fewer where it ends before. Only what holds them is fetched."""
+        if not 0 <= start <= end:
+            raise Invalid(f"[{start}, {end}) is not a range", hint="give 0 <= start <= end")
+        if self._seal is None:
+            return self._range(key, start, min(end, self.head(key).size_bytes))
+        found = self._index(key)
+        end = min(end, found.size_bytes)
+        if start >= end:
+            return b""
+        first, begin, stop = found.span(start, end)
+        name = f"the object {key}"
+        plain = codec.frames(found, self._range(key, begin, stop), first, self._seal.key, name)
+        offset = first * found.head.frame_bytes
+        return plain[start - offset : end - offset]
+
+    def size(self, key: str) -> int:
+        """How many bytes `get` gives. Raises NotFound, Corrupt."""
+        return self.head(key).size_bytes if self._seal is None else self._index(key).size_bytes
+
+    def copy(self, key: str, to: str) -> None:
+        """A second object with the same bytes, made within the store. Raises NotFound."""
+        import obstore
+
+        with self._faults(key):
+            obstore.copy(self._store(), check(key), check(to))
 
     def head(self, key: str) -> ObjectInfo:
         """Size and time of `key`. Raises NotFound."""
         import obstore
 
-        try:
+        with self._faults(key):
             return _info(obstore.head(self._store(), check(key)))
-        except _faults() as error:
-            raise _explain(error, key) from None
 
     def list(self, prefix: str = "") -> tuple[ObjectInfo, ...]:
         """Every object below `prefix` (whole parts: `models/` or `models`), by key."""
         import obstore
 
         cleaned = prefix.rstrip("/")
-        store = self._store()
-        try:
+        with self._faults(prefix):
+            store = self._store()
             found = [
                 _info(item)
                 for batch in obstore.list(store, prefix=check(cleaned) if cleaned else None)
                 for item in batch
             ]
-        except _faults() as error:
-            raise _explain(error, prefix) from None
         return tuple(sorted(found, key=lambda item: item.key))
 
     def keys(self, prefix: str = "") -> tuple[str, ...]:
@@ -87,30 +151,82 @@ class Objects:
         """Removes `key`; one that is not there is no error."""
         import obstore
 
-        try:
+        with contextlib.suppress(NotFound), self._faults(key):
             obstore.delete(self._store(), check(key))
-        except _faults() as error:
-            explained = _explain(error, key)
-            if not isinstance(explained, NotFound):
-                raise explained from None
 
     def path(self, key: str) -> Path:
-        """The file that holds `key`, for readers on this machine. Raises NotFound."""
-        path = self._root.joinpath(*check(key).split("/"))
+        """The file that holds `key`, for readers on this machine. Raises NotFound, Invalid (a bucket, or sealed)."""
+        folder = self.place.folder
+        if folder is None or self._seal is not None:
+            raise Invalid(f"the object {key} is no plain file of this machine", hint="read it: lake.objects.get(key)")
+        path = folder.joinpath(*check(key).split("/"))
         if not path.is_file():
             raise NotFound(f"no object {key}", hint="list them: lake.objects.keys()")
         return path
 
-    def _store(self) -> Any:
-        if self._opened is None:
-            from obstore.store import LocalStore
+    # -- within
 
-            try:
-                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._opened = LocalStore(os.fspath(self._root))
-            except OSError as error:
-                raise _explain(error, os.fspath(self._root)) from None
-        return self._opened
+    def _body(self, data: bytes | Iterable[bytes] | Path) -> tuple[bytes | Iterable[bytes], bool]:
+        """(what is stored, whether it is small enough to go in one part)."""
+        small = isinstance(data, bytes) and len(data) <= PIECE_BYTES
+        pieces: Iterable[bytes] = [data] if isinstance(data, bytes) else _file(data) if isinstance(data, Path) else data
+        if self._seal is None:
+            return (data, small) if isinstance(data, bytes) else (pieces, False)
+        sealed = codec.seal(pieces, *self._seal.active())
+        return (b"".join(sealed), True) if small else (sealed, False)
+
+    def _index(self, key: str) -> codec.Index:
+        assert self._seal is not None
+        size = self.head(key).size_bytes
+        return codec.index(lambda a, b: self._range(key, a, b), size, self._seal.key, f"the object {key}")
+
+    def _range(self, key: str, start: int, end: int) -> bytes:
+        import obstore
+
+        if start >= end:
+            return b""
+        with self._faults(key):
+            return bytes(obstore.get_range(self._store(), check(key), start=start, end=end))
+
+    def _raw(self, key: str, pieces: Iterator[Any]) -> Iterator[bytes]:
+        while True:
+            with self._faults(key):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield bytes(piece)
+
+    def _store(self) -> Any:
+        self.place.make()
+        return self.place.store()
+
+    @contextlib.contextmanager
+    def _condition(self, key: str, etag: str | None) -> Iterator[str | None]:
+        """What the store is told of a condition. A folder knows none: there it holds among users of this class."""
+        folder = self.place.folder
+        if etag is None or folder is None:
+            yield etag
+            return
+        self.place.make()
+        lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            now = self.head(key).etag
+            if now != etag:
+                raise Conflict(f"the object {key} was changed meanwhile", hint="read it again")
+            yield None
+        finally:
+            os.close(lock)
+
+    @contextlib.contextmanager
+    def _faults(self, key: str) -> Iterator[None]:
+        """The engine's errors as errors of this package; anything else is a bug of ours."""
+        from obstore import exceptions
+
+        try:
+            yield
+        except (exceptions.BaseError, OSError) as error:
+            raise _explain(error, key, self.place) from None
 
 
 def check(key: str) -> str:
@@ -122,18 +238,25 @@ def check(key: str) -> str:
     return key
 
 
+def _file(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                yield piece
+    except OSError as error:
+        raise Invalid(f"cannot read {path}: {error.strerror}", hint="check the path and its rights") from None
+
+
+def _pieces(body: bytes | Iterable[bytes]) -> Iterator[bytes]:
+    """Never empty: a store is told that there is an object by at least one piece."""
+    yield from [body] if isinstance(body, bytes) else body
+
+
 def _info(meta: Any) -> ObjectInfo:
     return ObjectInfo(meta["path"], meta["size"], int(meta["last_modified"].timestamp() * 1000), meta.get("e_tag"))
 
 
-def _faults() -> tuple[type[Exception], ...]:
-    """What the engine raises when it is not a bug of ours."""
-    from obstore import exceptions
-
-    return (exceptions.BaseError, OSError)
-
-
-def _explain(error: Exception, key: str) -> LeptonError:
+def _explain(error: Exception, key: str, place: Place) -> LeptonError:
     """The error of this package for one of the engine."""
     from obstore import exceptions
 
@@ -142,7 +265,17 @@ def _explain(error: Exception, key: str) -> LeptonError:
         return DiskFull(f"no room for the object {key}", hint="free some space; nothing half written was kept")
     if isinstance(error, exceptions.AlreadyExistsError):
         return Conflict(f"the object {key} exists already", hint="read it, or choose another key")
+    if isinstance(error, exceptions.PreconditionError):
+        return Conflict(f"the object {key} was changed meanwhile", hint="read it again")
+    if "NoSuchBucket" in text:
+        return NotFound(f"there is no bucket {place.bucket}", hint="make it first, or check the address")
     if isinstance(error, exceptions.NotFoundError | FileNotFoundError):
         return NotFound(f"no object {key}", hint="list them: lake.objects.keys()")
-    cause = text.splitlines()[0] if text else type(error).__name__
+    cause = (text.splitlines()[0] if text else type(error).__name__)[:300]
+    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+        hint = "check the credentials in the environment"
+        return Forbidden(f"{place.scheme}://{place.bucket} refuses the object {key}: {cause}", hint=hint)
+    if place.folder is None:
+        hint = "check that the store runs and the address is right; nothing half written was kept"
+        return Unavailable(f"{place.scheme}://{place.bucket} does not serve the object {key}: {cause}", hint=hint)
     return Invalid(f"the object {key} cannot be used: {cause}", hint="check the lake's folder and its rights")

@@ -28,6 +28,7 @@ START_S = 60.0
 GRACE_S = 1.0
 """how much longer than its time limit a worker may take to say that it was interrupted"""
 WATCH_S = 0.05
+PROVIDERS = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,8 @@ class QueryWorker:
         try:
             # stderr is dropped: what the worker has to say travels in frames. A session of its own keeps Ctrl-C away.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(),
-                cwd="/", bufsize=0, start_new_session=True, close_fds=True,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", bufsize=0,
+                env=_environment(self.url), start_new_session=True, close_fds=True,
             )  # fmt: skip
         except OSError as error:
             raise Unavailable(f"the query worker does not start: {error.strerror}", hint="run: lepton doctor") from None
@@ -206,9 +207,11 @@ def _check_memory(pid: int, memory_mib: int) -> None:
         raise TooLarge(f"the query took {used_mib} MiB of memory, more than {memory_mib}, and was stopped", hint=hint)
 
 
-def _environment() -> dict[str, str]:
-    """Only what an interpreter needs: none of the caller's secrets reach the worker."""
+def _environment(url: str) -> dict[str, str]:
+    """Only what an interpreter needs, and what opens the lake's own bucket: no other secret reaches the worker."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TZ", "SYSTEMROOT") if name in os.environ}
+    prefix = PROVIDERS.get(url.partition("://")[0], "\0")
+    kept |= {name: value for name, value in os.environ.items() if name.startswith(prefix)}
     # The worker must find this package where the caller found it, installed or not.
     package = str(Path(__file__).resolve().parents[2])
     return {**kept, "PYTHONPATH": package, "PYTHONUNBUFFERED": "1", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}

@@ -1,4 +1,4 @@
-"""Tables with ACID commits and versions: Delta tables on folders, written as `ratings@1`, `ratings@2`, …
+"""Tables with ACID commits and versions: Delta tables on folders and buckets, written as `ratings@1`, `ratings@2`, …
 
 Owns names, versions (ours count from 1; Delta's from 0), idempotent writes and errors. The engines (deltalake,
 pyarrow) are imported when first used. Many writers at once are safe but slow: one fenced committer per table, which
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from lepton_ai.errors import Conflict, Corrupt, DiskFull, Invalid, LeptonError, NotFound
+from lepton_ai.errors import Conflict, Corrupt, DiskFull, Invalid, LeptonError, NotFound, Unavailable
+from lepton_ai.lake.place import Place
 from lepton_ai.spec.base import uuid7
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
@@ -49,18 +50,25 @@ class TableVersion:
 class Table:
     """A table of a lake, or one version of it (`at`). Data is anything that speaks Arrow, or a mapping of columns."""
 
-    def __init__(self, folder: Path, name: str, version: int | None = None) -> None:
-        self.folder = folder
+    def __init__(self, place: Place, name: str, version: int | None = None) -> None:
+        self.place = place
         self.name = name
         self._version = version
 
     @classmethod
-    def of(cls, root: Path, ref: str) -> Table:
+    def of(cls, root: Place, ref: str) -> Table:
         """The table that `ref` (`ratings`, `ratings@2`) names below `root`. Raises Invalid for other texts."""
         match = _REF.match(ref)
         if not match:
             raise Invalid(f"{ref!r} is not a table", hint="use a name like ratings, or one version of it: ratings@1")
-        return cls(root / match[1], match[1], int(match[2]) if match[2] else None)
+        return cls(root.below(match[1]), match[1], int(match[2]) if match[2] else None)
+
+    @property
+    def folder(self) -> Path:
+        """The table's files, for readers on this machine. Raises Invalid when they lie in a bucket."""
+        if self.place.folder is None:
+            raise Invalid(f"{self.place.url} is no folder of this machine", hint="read it with table.read()")
+        return self.place.folder
 
     @property
     def lineage(self) -> str | None:
@@ -69,7 +77,9 @@ class Table:
 
     def at(self, version: int) -> Table:
         """The table as it was at a version."""
-        return Table.of(self.folder.parent, f"{self.name}@{version}")
+        if version < 1:
+            raise Invalid(f"{self.name} has no version {version}", hint="versions count from 1")
+        return Table(self.place, self.name, version)
 
     def pin(self) -> Table:
         """This table at its current version, which later writes do not change."""
@@ -77,7 +87,14 @@ class Table:
 
     def exists(self) -> bool:
         """Whether the table has been created."""
-        return (self.folder / "_delta_log").is_dir()
+        folder = self.place.folder
+        if folder is not None:
+            return (folder / "_delta_log").is_dir()
+        from deltalake import DeltaTable
+
+        uri, options = self.place.table()
+        with self._faults():
+            return bool(DeltaTable.is_deltatable(uri, storage_options=options))
 
     def create(self, data: Any, *, transaction: str | None = None) -> TableVersion:
         """A new table with these rows as version 1. Raises Conflict if it exists (but see `append` on ids)."""
@@ -177,14 +194,15 @@ class Table:
         """One attempt. Raises Conflict when another commit came between looking and writing."""
         from deltalake import CommitProperties, Transaction, write_deltalake
 
-        target: Any = str(self.folder)
+        target, options = self.place.table()
+        opened: Any = None
         if self.exists():
-            target = self._open()
-            before = self._written(target, transaction)
+            opened = self._open()
+            before = self._written(opened, transaction)
             if before is not None:
                 return before
             if mode == "append":
-                rows = self._fit(rows, target)
+                rows = self._fit(rows, opened)
         # Every commit carries an id of its own: with other writers about, it tells which version is ours.
         mark = uuid7()
         metadata = {_WRITE_KEY: mark} | ({_TRANSACTION_KEY: transaction} if transaction else {})
@@ -195,10 +213,12 @@ class Table:
             # the version right after the one that was looked at will do.
             max_commit_retries=0 if transaction else None,
         )
-        extra = {"schema_mode": "overwrite"} if mode == "overwrite" else {}
+        extra: dict[str, Any] = {"schema_mode": "overwrite"} if mode == "overwrite" else {}
+        if opened is None:
+            self.place.make()
+            extra["storage_options"] = options
         with self._faults():
-            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_deltalake(target, rows, mode=mode, commit_properties=properties, **extra)
+            write_deltalake(opened or target, rows, mode=mode, commit_properties=properties, **extra)
         written = [item for item in self.history() if item.write == mark]
         assert written, f"{self.name} lost a commit"
         return written[0]
@@ -234,7 +254,8 @@ class Table:
         if not self.exists():
             raise NotFound(f"no table {self.name}", hint="list them: lepton table ls")
         with self._faults():
-            opened = DeltaTable(str(self.folder))
+            uri, options = self.place.table()
+            opened = DeltaTable(uri, storage_options=options)
             last = int(opened.version()) + 1
             if self._version and not newest and self._version != last:
                 if self._version > last:
@@ -250,11 +271,11 @@ class Table:
         """The files oldest first, so that rows keep the order in which they were appended."""
         import pyarrow.dataset
 
-        dataset = opened.to_pyarrow_dataset()
+        dataset, folder = opened.to_pyarrow_dataset(), self.place.folder
         times = {}
         for action in pyarrow.table(opened.get_add_actions(flatten=True)).to_pylist():
             times[unquote(action["path"])] = action["modification_time"]
-            if not (self.folder / unquote(action["path"])).is_file():
+            if folder is not None and not (folder / unquote(action["path"])).is_file():
                 raise Corrupt(f"table {self.name}: its file {action['path']} is missing", hint=self._hint())
         fragments = list(dataset.get_fragments())
         if len(fragments) < 2 or len(times) != len(fragments) or not all(item.path in times for item in fragments):
@@ -282,7 +303,7 @@ class Table:
             raise Corrupt(f"the log of table {self.name} is damaged: {json.dumps(entry, default=str)[:200]}") from None
 
     def _hint(self) -> str:
-        return f"read an earlier version ({self.name}@1, …), or restore the folder {self.folder.name} from a copy"
+        return f"read an earlier version ({self.name}@1, …), or restore {self.place.url} from a copy"
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -313,12 +334,25 @@ class Table:
         return Corrupt(f"table {self.name} cannot be read: {cause}", hint=self._hint())
 
 
-def names(root: Path) -> list[str]:
-    """The tables below `root`, sorted."""
+def names(root: Place) -> list[str]:
+    """The tables below `root`, sorted. Raises Unavailable for a bucket that does not answer."""
+    folder = root.folder
+    if folder is not None:
+        try:
+            found = [item.name for item in folder.iterdir() if (item / "_delta_log").is_dir()]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in found if NAME.match(name))
+    import obstore
+    from obstore.exceptions import BaseError
+
     try:
-        return sorted(item.name for item in root.iterdir() if NAME.match(item.name) and (item / "_delta_log").is_dir())
-    except FileNotFoundError:
-        return []
+        prefixes = obstore.list_with_delimiter(root.store())["common_prefixes"]
+    except BaseError as error:
+        cause = str(error).splitlines()[0][:300]
+        raise Unavailable(f"{root.url} does not list its tables: {cause}", hint="check the store and address") from None
+    found = [prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes]
+    return sorted(name for name in found if NAME.match(name) and Table.of(root, name).exists())
 
 
 def _check_transaction(transaction: str | None) -> None:

@@ -224,7 +224,7 @@ def test_a_worker_never_outlives_who_asked(lake: Lake) -> None:
 
 
 def test_a_lake_that_cannot_be_read_is_unavailable_not_a_hang(tmp_path: Path) -> None:
-    with QueryWorker("s3://nowhere") as worker, pytest.raises(Unavailable, match="died"):
+    with QueryWorker("ftp://nowhere") as worker, pytest.raises(Unavailable, match="died"):
         worker.query("SELECT 1")
 
 

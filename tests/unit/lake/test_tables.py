@@ -12,6 +12,7 @@ import pytest
 import lepton_ai.lake
 from lepton_ai.errors import Conflict, Corrupt, Invalid, NotFound, Unsupported
 from lepton_ai.lake import Lake, Table
+from lepton_ai.lake.place import Place
 from lepton_ai.models import RecommenderModel
 
 ROWS = {"user": [2, 1], "item": ["b", "a"], "rating": [1.0, 2.0]}
@@ -120,7 +121,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_half_made(lake: Lake, table
 
 def test_a_table_moves_as_files(table: Table, tmp_path: Path) -> None:
     shutil.copytree(table.folder, tmp_path / "elsewhere" / "ratings")
-    moved = Table.of(tmp_path / "elsewhere", "ratings")
+    moved = Table.of(Place.of(tmp_path / "elsewhere"), "ratings")
     assert moved.read().equals(table.read())
     assert moved.history() == table.history()
 
@@ -155,7 +156,7 @@ def test_addresses(tmp_path: Path) -> None:
     assert lepton_ai.lake.open(f"file://{tmp_path}/a%20b").root == tmp_path / "a b"
     assert (tmp_path / "a b").stat().st_mode & 0o777 == 0o700
     with pytest.raises(Unsupported):
-        lepton_ai.lake.open("s3://bucket")
+        lepton_ai.lake.open("ftp://bucket")
     for url in ("file://host/x", "file://", ""):
         with pytest.raises(Invalid):
             lepton_ai.lake.open(url)
@@ -168,7 +169,7 @@ def test_addresses(tmp_path: Path) -> None:
 
 def test_a_twin_that_commits_between_looking_and_writing_is_seen(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     look = Table._written
-    twins = [Table.of(table.folder.parent, "ratings")]
+    twins = [Table.of(Place.of(table.folder.parent), "ratings")]
 
     def look_then_lose(self: Table, opened: object, transaction: str | None) -> object:
         found = look(self, opened, transaction)
