@@ -104,6 +104,7 @@ def _serve(state: folder.State) -> None:
             live_log=fleet.log,
             snapshot=lambda: room(store),
             blob_key=blob_key,
+            pace=loop.pace.figures,
         )
         closing = threading.Event()
         threads = [

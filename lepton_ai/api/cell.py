@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +30,8 @@ class LiveLog(Protocol):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell. `leading` says whether this process's loops act; `snapshot` is what the scheduler sees now.
+    """One cell. `leading` says whether this process's loops act; `snapshot` is what the scheduler sees now,
+    `pace` how long the passes of the loops took.
 
     `lake_root` holds a lake a workspace; `blob_key` signs the tickets of agents (see blobs.ticket).
     """
@@ -51,6 +52,7 @@ class Cell:
     live_log: LiveLog
     snapshot: Callable[[], Snapshot]
     blob_key: bytes
+    pace: Callable[[], Mapping[str, float]] = dict
 
     @property
     def prices(self) -> Prices:

@@ -42,6 +42,7 @@ def _cell(call: Call) -> dict[str, Any]:
         "lake_url": cell.lake_url(call.ws),
         "nodes": sorted(record.name for record in cell.store.list("node")),
         "leading": cell.leading(),
+        "loop": dict(cell.pace()),
     }
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from lepton_ai.control import deployments, jobs, machines, replicas, routes
 from lepton_ai.control.backoff import Backoff
 from lepton_ai.control.context import Context, Memory, Services
 from lepton_ai.control.leader import Leader
+from lepton_ai.control.pace import Pace
 from lepton_ai.errors import LeptonError, StaleEpoch
 from lepton_ai.store import Store
 
@@ -30,6 +32,7 @@ class Loop:
     def __init__(self, services: Services, leader: Leader, store: Store) -> None:
         self.services, self.leader, self._store = services, leader, store
         self._memory = self._blank()
+        self.pace = Pace()
         self._epoch = 0
         self._wake = threading.Event()
         self._closed = threading.Event()
@@ -78,8 +81,10 @@ class Loop:
             if self._closed.wait(COALESCE_S):  # changes come in bursts
                 break
             self._wake.clear()
+            begun_s = time.perf_counter()
             try:
-                self.step()
+                if self.step():
+                    self.pace.note(time.perf_counter() - begun_s)
             except LeptonError as error:
                 _log.warning("a pass failed: %s", error.message)
                 self._closed.wait(tick_s)
