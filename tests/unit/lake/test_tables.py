@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import lepton_ai.lake
 from lepton_ai.errors import Conflict, Corrupt, Invalid, NotFound, Unsupported
-from lepton_ai.lake import Lake, Table
+from lepton_ai.lake import Lake, Table, commits, write
 from lepton_ai.lake.place import Place
 from lepton_ai.models import RecommenderModel
 
@@ -145,7 +146,7 @@ def test_a_broken_data_file_is_said_and_earlier_versions_still_read(table: Table
 def test_a_broken_log_is_said(lake: Lake, table: Table, damage: str) -> None:
     for entry in table.folder.glob("_delta_log/*.json"):
         entry.write_text(damage)
-    for act in (table.read, table.history, table.version, table.schema, lambda: table.append(ROWS)):
+    for act in (table.read, table.history, table.version, table.schema, lambda: lake.table("ratings").append(ROWS)):
         with pytest.raises(Corrupt) as caught:
             act()
         assert caught.value.hint
@@ -167,17 +168,72 @@ def test_addresses(tmp_path: Path) -> None:
         lepton_ai.lake.open(tmp_path / "file" / "below")
 
 
-def test_a_twin_that_commits_between_looking_and_writing_is_seen(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = Table._written
-    twins = [Table.of(Place.of(table.folder.parent), "ratings")]
+def test_a_twin_that_commits_between_looking_and_writing_is_seen(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = write._written
+    twins = [lake.table("fresh")]
+    table = lake.table("fresh")
+    table.create(ROWS)
 
-    def look_then_lose(self: Table, opened: object, transaction: str | None) -> object:
-        found = look(self, opened, transaction)
-        if twins and self is table:
-            twins.pop().append(ROWS, transaction="load-1")
+    def look_then_lose(of: Table, opened: object, transaction: str | None) -> object:
+        found = look(of, opened, transaction)
+        if twins and of is table:
+            # One that knows nothing of the table's lock, as any other Delta writer.
+            with monkeypatch.context() as patch:
+                patch.setattr(commits.Commits, "locked", lambda self: contextlib.nullcontext())
+                twins.pop().overwrite(ROWS, transaction="load-1")
         return found
 
-    monkeypatch.setattr(Table, "_written", look_then_lose)
-    assert str(table.append(ROWS, transaction="load-1")) == "ratings@3"
+    monkeypatch.setattr(write, "_written", look_then_lose)
+    assert str(table.overwrite(ROWS, transaction="load-1")) == "fresh@2"
     assert not twins
-    assert table.rows() == 5
+    assert table.rows() == 2
+
+
+def test_a_stock_delta_writer_and_ours_share_a_table(table: Table) -> None:
+    """Its commits are met as conflicts and built upon; it reads and continues ours, checkpoints included."""
+    import deltalake
+
+    for number in range(130):
+        table.append({"user": [number], "item": ["x"], "rating": [0.5]}, transaction=f"t{number}")
+        if number % 40 == 0:
+            deltalake.write_deltalake(str(table.folder), table.at(1).read(), mode="append")
+    stock = deltalake.DeltaTable(str(table.folder))
+
+    assert stock.version() + 1 == table.version().version == 2 + 130 + 4
+    assert stock.to_pyarrow_table().num_rows == table.rows() == 3 + 130 + 4 * 2
+    assert (table.folder / "_delta_log" / "_last_checkpoint").is_file()
+    again = Table.of(Place.of(table.folder.parent), "ratings")
+    assert str(again.append(ROWS, transaction="t7")) == str(next(v for v in table.history() if v.transaction == "t7"))
+    assert again.rows() == 3 + 130 + 4 * 2
+    rows = stock.to_pyarrow_dataset().to_table(filter=deltalake_filter("user", 77)).num_rows
+    assert rows == 1
+
+
+def deltalake_filter(column: str, value: int) -> object:
+    import pyarrow.dataset
+
+    return pyarrow.dataset.field(column) == value
+
+
+def test_progress_in_a_stream_is_taken_in_once(table: Table) -> None:
+    assert table.position("events/0") is None
+    for position in (5, 5, 3, 9, 9):
+        table.append({"user": [position], "item": ["x"], "rating": [1.0]}, progress=("events/0", position))
+    table.append({"user": [1], "item": ["x"], "rating": [1.0]}, progress=("events/1", 0))
+
+    assert table.read().column("user").to_pylist()[3:] == [5, 9, 1]
+    assert table.position("events/0") == 9
+    with pytest.raises(Invalid):
+        table.append(ROWS, progress=("events/0", -1))
+
+
+def test_a_table_that_asks_more_of_its_writers_gets_it(lake: Lake) -> None:
+    import deltalake
+
+    table = lake.table("checked")
+    table.create({"n": [1]})
+    deltalake.DeltaTable(str(table.folder)).alter.add_constraint({"positive": "n > 0"})
+    table.append({"n": [2]})
+    with pytest.raises(Invalid):
+        table.append({"n": [-1]})
+    assert table.read().column("n").to_pylist() == [1, 2]
