@@ -27,9 +27,12 @@ from lepton_ai.gateway.envoy import EnvoyGateway
 from lepton_ai.gateway.listener import Listen
 from lepton_ai.gateway.sockets import sockets
 from lepton_ai.node import launch
+from lepton_ai.node.enclose import able
 from lepton_ai.node.identity import Identity
 from lepton_ai.node.launch import ShimSpec
 from lepton_ai.node.log import ReplicaLog
+from lepton_ai.node.network import SHARED, Network
+from lepton_ai.node.users import Users
 from lepton_ai.settings import Settings, default_home, load
 from lepton_ai.spec.base import NAME_PATTERN, is_name, uuid7
 from lepton_ai.store import Store
@@ -65,6 +68,7 @@ def up(
     if settings.runtime != "process://":
         raise Unsupported(f"runtime = {settings.runtime} is not part of this release", hint="use process://")
     path = settings.home / "cells" / name
+    _check_isolation(settings, path)
     with _locked(path):
         state = _state(path, name, settings, nodes if nodes is not None else _nodes(settings.cluster))
         token = _prepare(state)
@@ -95,6 +99,9 @@ def down(name: str = "local", *, settings: Settings | None = None, purge: bool =
         _end([*system.glob("node-*")])
         _end([*path.glob("nodes/*/replicas/*")], "lost: the cell was stopped")
         _end([*system.glob("*")])
+        if sys.platform == "linux" and os.geteuid() == 0 and SHARED.exists():
+            for folder in path.glob("nodes/*"):
+                Network(folder, "127.0.0.1", Users(folder.parent / "users.json")).remove()
         if purge:
             say(f"deleting {path}")
             with contextlib.suppress(LeptonError):  # outside the folder when its path is too long for a socket
@@ -129,6 +136,16 @@ def state(name: str = "local", *, settings: Settings | None = None) -> State | N
     """Where the cell is and how it is reached; None when there is none of that name."""
     home = settings.home if settings is not None else default_home()
     return read(home / "cells" / name)
+
+
+def _check_isolation(settings: Settings, path: Path) -> None:
+    if settings.isolation == "uid":
+        why = able() or Network(path, "127.0.0.1", Users(path / "users.json")).available()
+        if why:
+            raise Unsupported(
+                f"isolation = uid is not possible here: {why}",
+                hint="run as root on Linux with iproute2 and nftables, or set isolation = none",
+            )
 
 
 # -- what the cell is
@@ -236,6 +253,7 @@ def _launch(state: State, say: Say) -> None:
     share = _share(len(state.nodes))
     for name in state.nodes:
         limits = [f"--cpu-milli={share['cpu_milli']}", f"--memory-mib={share['memory_mib']}"]
+        limits.append(f"--isolation={settings.isolation}")
         argv = [sys.executable, "-m", "lepton_ai.node", f"--dir={state.node_dir(name)}", f"--name={name}", *limits]
         workloads[name] = _system(state, argv, grace_s=5)
     workloads["control"] = _system(state, [sys.executable, "-m", "lepton_ai.api", f"--dir={state.dir}"], grace_s=8)

@@ -237,6 +237,21 @@ def _limits(_: Settings) -> Iterator[Check]:
         yield Check("limits", "ok", "by rlimit (cgroups are not writable): memory is limited, processors are shared")
 
 
+def _isolation(settings: Settings) -> Iterator[Check]:
+    from lepton_ai.node.enclose import able
+    from lepton_ai.node.network import Network
+    from lepton_ai.node.users import Users
+
+    why = able() or Network(settings.cell_dir, "127.0.0.1", Users(settings.cell_dir / "users.json")).available()
+    if not why:
+        yield Check("isolation", "ok", f"{settings.isolation} is set; uid works here")
+    elif settings.isolation == "uid":
+        hint = "run as root on Linux with iproute2 and nftables, or set isolation = none"
+        yield Check("isolation", "fail", f"uid is set but not possible: {why}", hint)
+    else:
+        yield Check("isolation", "ok", f"none: every workspace trusts every other (uid is not possible: {why})")
+
+
 def _cells(settings: Settings) -> Iterator[Check]:
     from lepton_ai.node.identity import Identity
 
@@ -254,7 +269,7 @@ def _cells(settings: Settings) -> Iterator[Check]:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-    _platform, _python, _packages, _envoy, _memory, _disk, _home, _files, _ports, _clock, _limits, _cells,
+    _platform, _python, _packages, _envoy, _memory, _disk, _home, _files, _ports, _clock, _limits, _isolation, _cells,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from lepton_ai.errors import Invalid
 
 PREFIX = "LEPTON_AI_"
+ISOLATIONS = ("none", "uid")
 
 
 def default_home() -> Path:
@@ -39,6 +40,10 @@ class Settings:
     store: str = field(default="", metadata={"help": "sqlite:///PATH or postgresql://…; empty: inside the cell"})
     objects: str = field(default="", metadata={"help": "file://PATH of the lake; empty: inside the cell"})
     runtime: str = field(default="process://", metadata={"help": "how replicas run: process://"})
+    isolation: str = field(
+        default="none",
+        metadata={"help": "none: workspaces trust each other; uid: a user and a network each (root on Linux)"},
+    )
     cluster: str = field(
         default="local://?nodes=3",
         metadata={"help": "local://?nodes=N (shares of this machine) or static://HOST:PORT,… (running agents)"},
@@ -154,6 +159,8 @@ def _validate(settings: Settings) -> None:
     for key in ("price_core_hour", "price_gib_hour"):
         if not 0 <= getattr(settings, key) <= 1e6:
             raise Invalid(f"{key} = {getattr(settings, key)} is not a price", hint="use USD an hour, 0 or more")
+    if settings.isolation not in ISOLATIONS:
+        raise Invalid(f"isolation = {settings.isolation!r} is not known", hint=f"use {' or '.join(ISOLATIONS)}")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise Invalid("tls_cert and tls_key go together", hint="set both, or neither")
     for key in ("api_host", "gateway_host"):

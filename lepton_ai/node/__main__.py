@@ -23,10 +23,15 @@ from pathlib import Path
 
 import uvicorn
 
-from lepton_ai.errors import Conflict, Invalid, LeptonError
+from lepton_ai.errors import Conflict, Invalid, LeptonError, Unsupported
 from lepton_ai.node import shim
 from lepton_ai.node.agent import Agent
+from lepton_ai.node.enclose import Enclosure, able, home
+from lepton_ai.node.network import Network
+from lepton_ai.node.process import ProcessRuntime
+from lepton_ai.node.runtime import Runtime
 from lepton_ai.node.server import Server
+from lepton_ai.node.users import Users
 from lepton_ai.spec.base import is_name
 from lepton_ai.spec.workload import Resources
 
@@ -57,7 +62,7 @@ async def _serve(args: argparse.Namespace) -> None:
         accelerator_milli=args.accelerator_milli,
         accelerator_type=args.accelerator_type,
     )
-    agent = Agent(folder, args.name, capacity, address=args.address)
+    agent = Agent(folder, args.name, capacity, _runtime(args, folder), address=args.address)
     await agent.start()
     # Before listening, as the token is read by whoever sees agent.json.
     sock = _listen(args.address, args.port, shim.read_record(str(folder / "agent.json")))
@@ -83,6 +88,18 @@ async def _serve(args: argparse.Namespace) -> None:
         await serving
     finally:
         await agent.close()
+
+
+def _runtime(args: argparse.Namespace, folder: Path) -> Runtime:
+    """What runs the replicas. Raises Unsupported when this machine cannot isolate as told."""
+    enclosure = Enclosure(folder, (home(folder),))
+    if args.isolation == "none":
+        return ProcessRuntime(args.name, enclosure=enclosure)
+    users = Users(folder.parent / "users.json")
+    network = Network(folder, args.address, users)
+    if why := able() or network.available():
+        raise Unsupported(f"isolation uid is not possible here: {why}", hint="use --isolation none, or another machine")
+    return ProcessRuntime(args.name, enclosure=enclosure, users=users, network=network)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -153,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--accelerator-milli", type=int, default=0, help="thousandths of an accelerator")
     parser.add_argument("--accelerator-type", default=None, help="kind of accelerator")
     parser.add_argument("--address", default="127.0.0.1", help="a loopback address to listen on")
+    parser.add_argument("--isolation", choices=("none", "uid"), default="none", help="of workspaces from each other")
     parser.add_argument("--port", type=int, default=0, help="0: the last one, or any")
     return parser
 

@@ -171,6 +171,7 @@ class Agent:
         del self._replicas[uid]
         self._renewed_ns.pop(uid, None)
         await replica.close()
+        await replica.release()
         await asyncio.to_thread(shutil.rmtree, replica.folder, ignore_errors=True)
         self._changed()
 
@@ -295,7 +296,7 @@ class Agent:
                 for uid, use in self._metrics.sample(targets, time.monotonic_ns()).items():
                     self._replicas[uid].use = use
                 for replica in self._replicas.values():
-                    replica.release()
+                    await replica.release()
                     if replica.phase in ("starting", "unready"):
                         replica.look_at_log()
             except Exception:  # noqa: BLE001 - measuring must go on after whatever one look met

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from lepton_ai.errors import Busy, Conflict, LeptonError
-from lepton_ai.node import launch, shim
+from lepton_ai.node import enter, launch, shim
 from lepton_ai.node.identity import Identity
 from lepton_ai.node.log import ReplicaLog
 from lepton_ai.node.maps import Maps
@@ -68,6 +68,8 @@ class Replica:
         self._why = ""
         self._stopping = False
         self._begun = False
+        self._released = False
+        self._releasing = asyncio.Lock()
         self._grace_s = spec.grace_s
         self._limits: Literal["cgroup", "rlimit", "none"] = "none"
         self._child: Identity | None = None
@@ -181,10 +183,13 @@ class Replica:
         lines = [line.line for line in self.log.last() if line.line.strip()]
         self._last_log = lines[-1][:1000] if lines else ""
 
-    def release(self) -> None:
-        """Give its control groups back once it has ended; called again until they are empty of what is dying."""
-        if self.ended and self._groups and self._runtime.release(self.spec, self._groups):
-            self._groups = ()
+    async def release(self) -> None:
+        """Give back what it had around its process once it has ended; called again until nothing in it is dying."""
+        if self.ended and not self._released:
+            async with self._releasing:
+                self._released = self._released or await asyncio.to_thread(
+                    self._runtime.release, self.spec, self._groups
+                )
 
     # --- its life -----------------------------------------------------------------------------------------------
 
@@ -199,6 +204,7 @@ class Replica:
                 ended = await self._watch()
                 if not self._port_was_taken(ended):
                     self._finish(ended)
+                    await self.release()
                     return
                 _log.warning("replica %s found port %s in use; trying another", self.spec.uid, self._maps.port)
                 self._maps.free()
@@ -314,8 +320,10 @@ class Replica:
         self._started_ms = end.started_ms or self._started_ms
         self._maps.free()
         self._read_groups()
-        self.release()
         self.look_at_log()
+        if end.code == enter.FAILED and self._last_log.startswith(enter.SIGN):
+            end = self._exit = end.model_copy(update={"reason": self._last_log.removeprefix("lepton: ")})
+            self._save()
         self._set("exited", end.reason or end.describe())
 
     def _port_was_taken(self, end: Exit) -> bool:
