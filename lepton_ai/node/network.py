@@ -63,6 +63,16 @@ class Network:
         self._opened: set[str] = set()
         self._known: dict[str, str] = {}
 
+    @property
+    def table(self) -> str:
+        """The name of this node's table in the packet filter."""
+        return Rules(self._scope, self._address).table
+
+    def records(self) -> list[Record]:
+        """What is recorded of this node's replicas."""
+        with self._locked():
+            return self._records()
+
     def available(self) -> str:
         """Why this machine cannot do it, in a few words; empty when it can."""
         if sys.platform != "linux":
@@ -70,7 +80,7 @@ class Network:
         if os.geteuid() != 0:
             return "it needs root"
         for program, package in (("ip", "iproute2"), ("nft", "nftables")):
-            if shutil.which(program) is None:
+            if shutil.which(program, path=_path()) is None:
                 return f"the program {program} is missing (package {package})"
         try:
             _run(["nft", "--check", "-f", "-"], Rules(self._scope, self._address).render([], []))
@@ -100,7 +110,7 @@ class Network:
             record = self._read(name)
             if record is None or not self._stands(name):
                 self._tear(name)
-                record = _Record(self._scope, uid, name, self._claim(name), group)
+                record = Record(self._scope, uid, name, self._claim(name), group)
                 self._write(record)
                 self._build(record, pid)
             if pid is None and record.maps != tuple(maps):
@@ -142,7 +152,7 @@ class Network:
             for record in self._records():
                 self._tear(record.name)
             with contextlib.suppress(LeptonError):
-                _run(["nft", "delete", "table", "inet", Rules(self._scope, self._address).table])
+                _run(["nft", "delete", "table", "inet", self.table])
             if not any((self._shared / "spaces").iterdir()):
                 self._restore()
 
@@ -163,11 +173,11 @@ class Network:
         finally:
             os.close(fd)
 
-    def _read(self, name: str) -> _Record | None:
+    def _read(self, name: str) -> Record | None:
         record = shim.read_record(str(self._shared / "spaces" / name))
-        return None if record is None else _Record.of(record)
+        return None if record is None else Record.of(record)
 
-    def _write(self, record: _Record) -> None:
+    def _write(self, record: Record) -> None:
         try:
             shim.write_record(str(self._shared / "spaces" / record.name), record.values())
         except OSError as error:
@@ -175,7 +185,7 @@ class Network:
                 f"cannot write to {self._shared}: {error.strerror}", hint=f"check: df {self._shared}"
             ) from error
 
-    def _records(self) -> list[_Record]:
+    def _records(self) -> list[Record]:
         """Of this node."""
         found = [self._read(name) for name in sorted(os.listdir(self._shared / "spaces")) if "." not in name]
         return [record for record in found if record is not None and record.scope == self._scope]
@@ -212,7 +222,7 @@ class Network:
     def _stands(self, name: str) -> bool:
         return os.path.exists(f"/run/netns/{name}") and os.path.exists(f"/sys/class/net/{name}")
 
-    def _build(self, record: _Record, pid: int | None) -> None:
+    def _build(self, record: Record, pid: int | None) -> None:
         """A namespace, a cable into it, addresses and routes at both ends. What fails is torn down again."""
         name, host = record.name, str(self._pool()[1])
         try:
@@ -303,7 +313,9 @@ class Network:
 
 
 @dataclass(frozen=True)
-class _Record:
+class Record:
+    """What the host's nodes know of one replica's network, in /run/lepton_ai/spaces."""
+
     scope: str
     uid: str
     name: str
@@ -316,7 +328,7 @@ class _Record:
         return {**values, "maps": [one.model_dump() for one in self.maps]}
 
     @classmethod
-    def of(cls, values: dict[str, object]) -> _Record | None:
+    def of(cls, values: dict[str, object]) -> Record | None:
         try:
             maps = tuple(PortMap.model_validate(one) for one in values.pop("maps"))  # type: ignore[attr-defined]
             return cls(**values, maps=maps)  # type: ignore[arg-type]
@@ -344,10 +356,21 @@ def _switch(name: str, what: str, value: str) -> None:
     Path(f"/proc/sys/net/ipv4/conf/{name}/{what}").write_text(value, "ascii")
 
 
+def _path() -> str:
+    """Where system programs lie is not on every user's path."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
 def _run(argv: list[str], text: str | None = None) -> str:
     try:
         done = subprocess.run(
-            argv, input=text if text is not None else "", capture_output=True, text=True, timeout=30, check=False
+            argv,
+            input=text if text is not None else "",
+            env={"PATH": _path(), "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"cannot run {argv[0]}: {error}", hint="install iproute2 and nftables") from error
