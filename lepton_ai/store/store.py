@@ -17,17 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
-from lepton_ai.errors import Conflict, Invalid, NotFound, Unavailable
+from lepton_ai.errors import Conflict, Invalid, Unavailable
 from lepton_ai.spec.base import uuid7
 from lepton_ai.store import engine as engines
 from lepton_ai.store import lease as leasing
-from lepton_ai.store.document import change_of, dump, record_of, storable, validate
+from lepton_ai.store.document import change_of, dump, record_of, state_of, validate
 from lepton_ai.store.faults import translated
 from lepton_ai.store.lease import Lease
 from lepton_ai.store.migrate import migrate
 from lepton_ai.store.op import Create, Delete, Op, Update
+from lepton_ai.store.reads import COLUMNS, Reads
 from lepton_ai.store.record import Change, Record
 from lepton_ai.store.tables import changes, counter, leases, records
 from lepton_ai.store.watch import CHANNEL, Watch
@@ -45,7 +46,7 @@ class _Write:
     revision: int
 
 
-class Store:
+class Store(Reads):
     """What is wanted and what is so. Open one with :meth:`open`; `now_ms` is its wall clock."""
 
     def __init__(self, url: str, now_ms: Callable[[], int], monotonic_s: Callable[[], float]) -> None:
@@ -88,48 +89,7 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- reads
-
-    def get(self, workspace: str, kind: str, name: str) -> Record:
-        """The record; raises NotFound."""
-        record = self.find(workspace, kind, name)
-        if record is None:
-            raise NotFound(f"no {kind} {name!r} in workspace {workspace!r}", details={"kind": kind, "name": name})
-        return record
-
-    def find(self, workspace: str, kind: str, name: str) -> Record | None:
-        """The record, or None."""
-        where = (records.c.workspace == workspace) & (records.c.kind == kind) & (records.c.name == name)
-        return self._one(select(records).where(where)) if storable(workspace, kind, name) else None
-
-    def get_uid(self, uid: str) -> Record:
-        """The record with this uid; raises NotFound."""
-        record = self._one(select(records).where(records.c.uid == uid)) if storable(uid) else None
-        if record is None:
-            raise NotFound(f"nothing has uid {uid!r}", details={"uid": uid})
-        return record
-
-    def list(
-        self,
-        kind: str,
-        *,
-        workspace: str | None = None,
-        owner_uid: str | None = None,
-        limit: int | None = None,
-        after: str | None = None,
-    ) -> builtins.list[Record]:
-        """The records of a kind in the order of their uid (UUIDv7: of creation); `after` a uid, to page."""
-        query = select(records).where(records.c.kind == kind).order_by(records.c.uid)
-        if workspace is not None:
-            query = query.where(records.c.workspace == workspace)
-        if owner_uid is not None:
-            query = query.where(records.c.owner_uid == owner_uid)
-        if after is not None:
-            query = query.where(records.c.uid > after)
-        if limit is not None:
-            query = query.limit(max(0, limit))
-        with self.reading() as connection:
-            return [record_of(row) for row in connection.execute(query).mappings()]
+    # -- reads of what changes; those of records are in reads.py
 
     def revision(self) -> int:
         """The number of the last committed change of a record; 0 in a new store."""
@@ -324,12 +284,14 @@ class Store:
             op.owner_uid, now_ms, now_ms, None,
         )  # fmt: skip
         values = {name: getattr(record, name) for name in Record.__slots__}
-        write.connection.execute(insert(records).values(**{**values, "spec": spec, "status": status}))
+        values |= {"spec": spec, "status": status, "state": state_of(record.status)}
+        write.connection.execute(insert(records).values(**values))
         self._log(write, record, deleted=False)
         return record
 
     def _update(self, write: _Write, op: Update) -> Record:
-        row = write.connection.execute(select(records).where(records.c.uid == op.record.uid)).mappings().one_or_none()
+        query = select(*COLUMNS).where(records.c.uid == op.record.uid)
+        row = write.connection.execute(query).mappings().one_or_none()
         if row is None or row["revision"] != op.record.revision:
             raise _conflict(write.connection, op.record)
         spec = row["spec"] if op.spec is None else dump(op.spec)
@@ -350,6 +312,7 @@ class Store:
             .values(
                 spec=spec,
                 status=status,
+                state=state_of(record.status),
                 generation=record.generation,
                 revision=record.revision,
                 updated_ms=record.updated_ms,
@@ -371,11 +334,6 @@ class Store:
                 deleted=int(deleted),
             )
         )
-
-    def _one(self, query: Select[Any]) -> Record | None:
-        with self.reading() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else record_of(row)
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, UniqueConstraint
 
 VERSION_TABLE = "lepton_ai_version"
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in migrations/versions; a database that has it is opened without importing Alembic."""
-VERSIONS = ("0001",)
+VERSIONS = ("0001", "0002")
 """Every revision this release knows, oldest first."""
 
 # Byte order on both engines: names and identities must not sort or compare by a server's locale.
@@ -39,8 +39,10 @@ records = Table(
     Column("created_ms", BigInteger, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
     Column("deleting_ms", BigInteger),
+    Column("state", Bytes, nullable=False, server_default=""),
     UniqueConstraint("workspace", "kind", "name", name="records_by_name"),
     Index("records_by_kind", "kind", "uid"),
+    Index("records_by_state", "kind", "state", "workspace", "uid"),
     Index("records_by_owner", "owner_uid", "kind", "uid"),
 )
 changes = Table(

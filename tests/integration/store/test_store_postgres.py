@@ -21,7 +21,7 @@ _spec.loader.exec_module(_suite)
 cell, clock = _suite.cell, _suite.clock
 TestRecords, TestBatch, TestChanges = _suite.TestRecords, _suite.TestBatch, _suite.TestChanges
 TestRaces, TestLeases, TestSchema = _suite.TestRaces, _suite.TestLeases, _suite.TestSchema
-TestFirst = _suite.TestFirst
+TestMany, TestFirst = _suite.TestMany, _suite.TestFirst
 
 
 def test_nothing_of_the_suite_is_left_out() -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lepton_ai.errors import Conflict, Invalid, LeptonError, NotFound, StaleEpoch, TooLarge, Unavailable
-from lepton_ai.store import Create, Delete, Store, Update, store
+from lepton_ai.store import Create, Delete, Shelf, Store, Update, store
 from lepton_ai.store.tables import HEAD, VERSION_TABLE, metadata
 
 
@@ -311,6 +311,64 @@ class TestLeases:
             cell.acquire(name, holder, ttl_s)
 
 
+class TestMany:
+    """What lists of many records are made with: an index of states, pages by uid, and a shelf of shorts."""
+
+    def test_those_that_have_not_ended_are_found_by_index(self, cell: Store) -> None:
+        for number, status in enumerate(({}, {"phase": "ready"}, {"phase": "exited"}, {"state": "running"})):
+            cell.create("default", "replica", f"r{number}", {}, status=status)
+        cell.create("other", "replica", "r9", {}, status={"phase": "exited"})
+        live = cell.list("replica", but="exited")
+        assert [record.name for record in live] == ["r0", "r1", "r3"]
+        assert cell.count("replica") == 5
+        assert cell.count("replica", workspace="default", but="exited") == 3
+        cell.update(live[1], status={"phase": "exited"})
+        assert [record.name for record in cell.list("replica", workspace="default", but="exited")] == ["r0", "r3"]
+        ended = cell.get("default", "replica", "r2")
+        cell.update(ended, status={"phase": ["not", "a", "text"]})
+        assert cell.count("replica", but="exited") == 3
+
+    def test_states_that_no_index_holds_are_none(self, cell: Store) -> None:
+        for number, state in enumerate(("x" * 65, "a\0b", "\ud800", 7, "")):
+            made = cell.create("default", "thing", f"t{number}", {}, status={"state": state})
+            assert cell.get("default", "thing", made.name).status == {"state": state}
+        assert cell.count("thing", but="x") == 5
+
+    def test_names_and_pages_by_uid(self, cell: Store) -> None:
+        made = [cell.create("default", "job", name, {"n": name}) for name in ("b", "c", "a")]
+        cell.create("other", "job", "z", {})
+        assert cell.names("job", workspace="default") == ["a", "b", "c"]
+        assert cell.names("job") == ["a", "b", "c", "z"]
+        wanted = [made[2].uid, made[0].uid]
+        assert [record.name for record in cell.fetch([*wanted, "nothing", "\0"])] == ["a", "b"]
+        assert cell.fetch([]) == []
+
+    def test_a_shelf_follows_every_change(self, url: str, cell: Store) -> None:
+        shelf = Shelf(cell, "job", lambda record: (record.name, record.status.get("state")))
+        assert shelf.list("default") == []
+        first = cell.create("default", "job", "first", {})
+        second = cell.create("default", "job", "second", {})
+        cell.create("other", "job", "third", {})
+        cell.create("default", "deployment", "first", {})
+        assert shelf.list("default") == [(second.uid, ("second", None)), (first.uid, ("first", None))]
+        with Store.open(url) as another:
+            another.update(second, status={"state": "running"})
+            another.delete(first)
+        assert shelf.list("default") == [(second.uid, ("second", "running"))]
+        assert [short for _, short in shelf.list("other")] == [("third", None)]
+        assert shelf.list("nobody") == []
+
+    def test_a_shelf_that_was_away_for_long_begins_anew(self, cell: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lepton_ai.store.store.KEEP_CHANGES", 3)
+        shelf = Shelf(cell, "job", lambda record: record.name)
+        gone = cell.create("default", "job", "gone", {})
+        assert [name for _, name in shelf.list("default")] == ["gone"]
+        cell.delete(gone)
+        for number in range(8):
+            cell.create("default", "job", f"j{number}", {})
+        assert [name for _, name in shelf.list("default")] == [f"j{number}" for number in reversed(range(8))]
+
+
 class TestSchema:
     def test_the_migrations_make_the_tables(self, cell: Store) -> None:
         from alembic.autogenerate import compare_metadata
@@ -355,6 +413,7 @@ class TestFirst:
             assert [record.name for record in cell.list("replica", owner_uid=movies.uid)] == ["movies-1"]
             train = cell.get("default", "job", "train")
             assert (train.deleting, train.status, train.generation) == (True, {"state": "running"}, 1)
+            assert (cell.count("job"), cell.count("job", but="running")) == (1, 0)
             assert [record.workspace for record in cell.list("deployment")] == ["default", "other"]
             assert cell.find("default", "job", "gone") is None
             assert [(item.revision, item.name, item.deleted) for item in cell.changes(4)] == [
