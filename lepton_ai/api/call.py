@@ -102,7 +102,7 @@ class Call:
         """The record of this workspace; raises NotFound that names the nearest one."""
         record = self.cell.store.find(self.ws, kind, name) if len(name) <= 255 else None
         if record is None:
-            raise missing(kind, name, [item.name for item in self.cell.store.list(kind, workspace=self.ws)], command)
+            raise missing(kind, name, self.cell.store.names(kind, workspace=self.ws), command)
         return record
 
 

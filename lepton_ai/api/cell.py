@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.scheduler.snapshot import Snapshot
 from lepton_ai.settings import Settings
-from lepton_ai.store import Store
+from lepton_ai.store import Shelf, Store
 from lepton_ai.telemetry import Audit, Events, Logs
 from lepton_ai.tenancy import Access, Prices, Registries, Secrets, Volumes
 from lepton_ai.tenancy.workspaces import Workspaces
+from lepton_ai.wire import jobs
 
 
 class LiveLog(Protocol):
@@ -53,6 +55,11 @@ class Cell:
     snapshot: Callable[[], Snapshot]
     blob_key: bytes
     pace: Callable[[], Mapping[str, float]] = dict
+
+    @cached_property
+    def jobs(self) -> Shelf[dict[str, Any]]:
+        """What jobs are searched by: a list reads only those that are on the page."""
+        return Shelf(self.store, "job", jobs.short)
 
     @property
     def prices(self) -> Prices:

@@ -44,9 +44,11 @@ def add(router: Router) -> None:
 
 
 def _list(call: Call) -> list[dict[str, Any]]:
-    every = call.flag("all")
-    found = call.cell.store.list(KIND, workspace=call.ws)
-    return [view.job(record) for record in found if every or not view.has_ended(record)]
+    if call.flag("all"):
+        return [view.job(record) for record in call.cell.store.list(KIND, workspace=call.ws)]
+    shorts = reversed(call.cell.jobs.list(call.ws))
+    live = call.cell.store.fetch(uid for uid, short in shorts if short["own"] not in view.ENDED)
+    return [view.job(record) for record in live]
 
 
 def _create(call: Call, form: JobForm) -> Record:
@@ -103,7 +105,6 @@ def _shown(record: Record) -> dict[str, Any]:
 
 
 def _wire_list(call: Call) -> dict[str, Any]:
-    found = [_shown(record) for record in call.cell.store.list(KIND, workspace=call.ws)]
     wanted = wire.Filter(
         mode=call.text("job_query_mode") or "alive_only",
         text=call.text("q") or "",
@@ -112,10 +113,12 @@ def _wire_list(call: Call) -> dict[str, Any]:
         created_by=tuple(call.request.query_params.getlist("created_by")),
         labels=call.text("query") or "",
     )
-    kept = [item for item in reversed(found) if wanted.takes(item)]
+    kept = [uid for uid, short in call.cell.jobs.list(call.ws) if wanted.takes(short)]
     page = call.number("page", 1, low=1, high=10**9) or 1
     size = call.number("page_size", 500, low=1, high=PAGE_SIZE_MAX) or 500
-    return {"jobs": kept[(page - 1) * size : page * size], "total": len(kept)}
+    # Only what is on the page is read and rendered: a workspace keeps thousands of jobs that ended.
+    found = call.cell.store.fetch(kept[(page - 1) * size : page * size])
+    return {"jobs": [_shown(record) for record in found], "total": len(kept)}
 
 
 def _wire_post(call: Call) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _source(call: Call, name: str) -> Source:
         query = call.cell.logs.query
         if query(ws, owner_kind=source.owner_kind, owner=source.owner, replica=source.replica, limit=1):
             return source
-    names = [item.name for kind in (*OWNERS, "replica") for item in store.list(kind, workspace=ws)]
+    names = [name for kind in (*OWNERS, "replica") for name in store.names(kind, workspace=ws)]
     raise missing("deployment, job or replica", name, names, "lepton ps --all")
 
 

@@ -31,6 +31,7 @@ class Mirror:
         self._records: dict[str, Record] = {}
         self._kinds: dict[str, dict[str, Record]] = {kind: {} for kind in KINDS}
         self._owned: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
+        self._order: dict[str, builtins.list[str]] = {}
         self._parsed: dict[str, tuple[int, Model]] = {}
 
     @property
@@ -50,12 +51,14 @@ class Mirror:
                 self._reload()
                 return
             latest = {change.uid: change for change in changes if change.kind in self._kinds}
+            stale = []
             for uid, change in latest.items():
                 known = self._records.get(uid)
                 if change.deleted:
                     self._drop(uid)
                 elif known is None or known.revision < change.revision:
-                    self._fetch(uid)
+                    stale.append(uid)
+            self._fetch(*stale)
             if changes:
                 self._since = changes[-1].revision
             if len(changes) < 1000:
@@ -63,7 +66,12 @@ class Mirror:
 
     def list(self, kind: str) -> builtins.list[Record]:
         """Every record of a kind, oldest first."""
-        return sorted(self._kinds[kind].values(), key=lambda record: (record.created_ms, record.uid))
+        order = self._order.get(kind)
+        if order is None:
+            oldest_first = sorted(self._kinds[kind].values(), key=lambda record: (record.created_ms, record.uid))
+            order = self._order[kind] = [record.uid for record in oldest_first]
+        known = self._kinds[kind]
+        return [known[uid] for uid in order]
 
     def owned(self, kind: str, owner_uid: str) -> builtins.list[Record]:
         """The records of a kind with that owner, oldest first."""
@@ -126,16 +134,18 @@ class Mirror:
             self._keep(record)
         self._since = since
 
-    def _fetch(self, uid: str) -> None:
-        try:
-            record = self._store.get_uid(uid)
-        except NotFound:
-            self._drop(uid)
-            return
-        if record.kind in self._kinds:
-            self._keep(record)
+    def _fetch(self, *uids: str) -> None:
+        found = {record.uid: record for record in self._store.fetch(uids)}
+        for uid in uids:
+            if uid not in found:
+                self._drop(uid)
+        for record in found.values():
+            if record.kind in self._kinds:
+                self._keep(record)
 
     def _keep(self, record: Record) -> None:
+        if record.uid not in self._records:
+            self._order.pop(record.kind, None)
         self._records[record.uid] = record
         self._kinds[record.kind][record.uid] = record
         if record.owner_uid is not None:
@@ -146,6 +156,7 @@ class Mirror:
         self._parsed.pop(uid, None)
         if record is None:
             return
+        self._order.pop(record.kind, None)
         self._kinds[record.kind].pop(uid, None)
         if record.owner_uid is not None:
             owned = self._owned.get((record.kind, record.owner_uid), {})

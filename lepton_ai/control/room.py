@@ -17,9 +17,7 @@ def room(store: Store) -> Snapshot:
     """The nodes as recorded, and what is reserved on them by everything that has not ended."""
     used: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     groups: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for record in store.list("replica"):
-        if record.status.get("phase") == "exited":
-            continue
+    for record in store.list("replica", but="exited"):
         node = str(record.spec["node"])
         for index, amount in enumerate(amounts(Resources.model_validate(record.spec["replica"]["resources"]))):
             used[node][index] += amount

@@ -45,6 +45,16 @@ class Filter:
         return not self.states or any(state.lower().startswith(wanted.lower()) for wanted in self.states)
 
 
+def short(record: Record) -> Json:
+    """What a job is searched by (`Filter.takes`); "own" is its state in our words."""
+    own = "deleting" if record.deleting else str(record.status.get("state") or "queued")
+    return {
+        "metadata": {"id": record.name, "name": str(record.spec.get("title") or record.name)},
+        "status": {"state": _STATES.get(own, "Starting")},
+        "own": str(record.status.get("state") or ""),
+    }
+
+
 def shown(record: Record, spec: JobSpec) -> Json:
     """A job as the public client reads it."""
     status, template = record.status, spec.template
