@@ -46,7 +46,7 @@ class Maps:
         self.free()
         try:
             if spec.needs_port or spec.port is not None:
-                host_port = self._take(spec.port)
+                host_port = self._take(spec.port, spec.prefer_port)
                 self.maps = (PortMap(number=spec.port or host_port, host_port=host_port),)
                 self._served = True
             for port in spec.ports:
@@ -71,7 +71,10 @@ class Maps:
         for one in self.maps:
             self._ports.free(one.host_port)
 
-    def _take(self, number: int | None) -> int:
+    def _take(self, number: int | None, preferred: int | None = None) -> int:
+        if preferred is not None and (number is None or self._forwards):
+            with contextlib.suppress(Conflict):
+                return self._ports.take(preferred, hold=self._forwards)
         if self._forwards:
             return self._ports.take(hold=True)
         if number is not None and any(one.host_port == number for one in self.maps):

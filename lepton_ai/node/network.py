@@ -58,7 +58,8 @@ class Network:
     """
 
     def __init__(self, folder: Path, address: str, users: Users, *, shared: Path = SHARED) -> None:
-        self._scope = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]
+        self._folder = str(folder.absolute())
+        self._scope = hashlib.sha256(self._folder.encode()).hexdigest()[:12]
         self._address, self._users, self._shared = address, users, shared
         self._opened: set[str] = set()
         self._known: dict[str, str] = {}
@@ -110,7 +111,7 @@ class Network:
             record = self._read(name)
             if record is None or not self._stands(name):
                 self._tear(name)
-                record = Record(self._scope, uid, name, self._claim(name), group)
+                record = Record(self._scope, self._folder, uid, name, self._claim(name), group)
                 self._write(record)
                 self._build(record, pid)
             if pid is None and record.maps != tuple(maps):
@@ -136,14 +137,24 @@ class Network:
             self._known.pop(uid, None)
 
     def sweep(self, live: Collection[str]) -> None:
-        """Remove what belongs to this node and to none of `live`; make good what is missing of the others' rules."""
+        """Remove what belongs to this node and to none of `live`, and what nodes left whose folders are gone.
+
+        Of the others, what is missing is made good.
+        """
         with self._locked():
             keep = self._opened | set(live)
-            for record in self._records():
-                if record.uid not in keep:
+            gone = set()
+            for record in self._records(every=True):
+                if record.scope != self._scope:
+                    if not os.path.isdir(record.folder):
+                        gone.add(record.scope)
+                        self._tear(record.name)
+                elif record.uid not in keep:
                     self._tear(record.name)
                 else:
                     self._known[record.uid] = record.address
+            for scope in gone:
+                _drop_table(Rules(scope, self._address).table)
             self._render()
 
     def remove(self) -> None:
@@ -151,8 +162,7 @@ class Network:
         with self._locked():
             for record in self._records():
                 self._tear(record.name)
-            with contextlib.suppress(LeptonError):
-                _run(["nft", "delete", "table", "inet", self.table])
+            _drop_table(self.table)
             if not any((self._shared / "spaces").iterdir()):
                 self._restore()
 
@@ -185,10 +195,10 @@ class Network:
                 f"cannot write to {self._shared}: {error.strerror}", hint=f"check: df {self._shared}"
             ) from error
 
-    def _records(self) -> list[Record]:
-        """Of this node."""
+    def _records(self, every: bool = False) -> list[Record]:
+        """Of this node, or of every node of the host."""
         found = [self._read(name) for name in sorted(os.listdir(self._shared / "spaces")) if "." not in name]
-        return [record for record in found if record is not None and record.scope == self._scope]
+        return [record for record in found if record is not None and (every or record.scope == self._scope)]
 
     def _claim(self, name: str) -> str:
         """An address that no other replica of this host has: by chance, so that one is not soon used again."""
@@ -317,6 +327,7 @@ class Record:
     """What the host's nodes know of one replica's network, in /run/lepton_ai/spaces."""
 
     scope: str
+    folder: str
     uid: str
     name: str
     address: str
@@ -350,6 +361,11 @@ def _end_all(path: Path) -> None:
                     killed += 1
         if not killed:
             return
+
+
+def _drop_table(table: str) -> None:
+    with contextlib.suppress(LeptonError):  # it is not there
+        _run(["nft", "delete", "table", "inet", table])
 
 
 def _switch(name: str, what: str, value: str) -> None:

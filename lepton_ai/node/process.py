@@ -20,7 +20,7 @@ from lepton_ai.errors import Conflict, Failed, Unsupported
 from lepton_ai.node import cgroup, enter
 from lepton_ai.node.enclose import Enclosure, able
 from lepton_ai.node.launch import ShimSpec
-from lepton_ai.node.network import Network
+from lepton_ai.node.network import Network, Space
 from lepton_ai.node.runtime import ImageUse, Isolation, RuntimeName
 from lepton_ai.node.users import Users
 from lepton_ai.spec.container import PortMap
@@ -93,10 +93,11 @@ class ProcessRuntime:
         groups = cgroup.make(spec.uid, spec.resources) if self.use_cgroup else ()
         names = {"{blobs}": str(work), "{port}": "" if port is None else str(port)}
         argv = tuple(_fill(part, names) for part in spec.command)
+        space = None if self._network is None else self._network.open(spec.uid, spec.workspace, maps)
         env = self._env(spec, work, port)
         cwd = str(work)
         if self._enclosure is not None and (uid is not None or (self._enclosure.needed(spec) and not able())):
-            argv = self._enter(self._enclosure, spec, folder, argv, env, uid, maps, groups)
+            argv = self._enter(self._enclosure, spec, folder, argv, env, uid, space, groups)
             # The workload's own environment comes after its user: until then nothing of it may reach root's programs.
             env, cwd = {"PATH": os.defpath}, "/"
         return ShimSpec(
@@ -146,11 +147,11 @@ class ProcessRuntime:
         argv: Sequence[str],
         env: Mapping[str, str],
         uid: int | None,
-        maps: Sequence[PortMap],
+        space: Space | None,
         groups: Sequence[str],
     ) -> tuple[str, ...]:
         """Write the order for `enter`; returns the command that carries it out."""
-        namespace = None if self._network is None else self._network.open(spec.uid, spec.workspace, maps).path
+        namespace = None if space is None else space.path
         order = enclosure.order(spec, folder, argv, env, uid=uid, namespace=namespace, groups=groups)
         path = folder / "enter.json"
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
@@ -182,7 +183,9 @@ class ProcessRuntime:
             env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in modules.split(os.pathsep) if part)
         if port is not None:
             env["PORT"] = str(port)
-        return {**env, **spec.env}
+        own = {"address": self.reached(spec), "port": env.get("PORT")}
+        found = {name: value for name, what in spec.own.items() if (value := own[what]) is not None}
+        return {**env, **spec.env, **found}
 
 
 def _place(source: Path, work: Path, name: str) -> None:

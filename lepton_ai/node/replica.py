@@ -279,7 +279,8 @@ class Replica:
 
     async def _look_after_health(self) -> None:
         health, began_s, failures = self.spec.health, time.monotonic(), 0
-        if (port := self._maps.host_port) is None:
+        # A job's port is for its own workers: the work is to run it, whether and when it listens is its own affair.
+        if (port := self._maps.host_port) is None or self.spec.owner_kind == "job":
             if not self._stopping:
                 self._become_ready()
             return

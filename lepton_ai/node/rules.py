@@ -71,14 +71,16 @@ class Rules:
 
 
 def inside(maps: Iterable[PortMap]) -> str:
-    """A script for a replica's own namespace: its ports reach it also where it listens on its loopback only.
+    """A script for a replica's own namespace: its TCP ports reach it also where it listens on its loopback only.
 
     A workload that was written for a machine of its own does that; who listens everywhere is reached just the same.
+    (Not UDP: who listens everywhere would answer from another address than was asked.)
     """
-    lines = sorted({f"    {one.protocol.lower()} dport {one.number} dnat to 127.0.0.1" for one in maps})
-    chain = "  chain prerouting {\n    type nat hook prerouting priority dstnat; policy accept;\n"
+    numbers = sorted({one.number for one in maps if one.protocol == "TCP"})
+    lines = [f"    tcp dport {number} dnat to 127.0.0.1" for number in numbers]
+    chain = "  chain prerouting {\n    type nat hook prerouting priority dstnat; policy accept;"
     return "\n".join(
-        ["table ip lepton {}", "flush table ip lepton", f"table ip lepton {{\n{chain}", *lines, "  }", "}", ""]
+        ["table ip lepton {}", "flush table ip lepton", "table ip lepton {", chain, *lines, "  }", "}", ""]
     )
 
 
