@@ -1,4 +1,4 @@
-"""Where a replica may go at all: room, accelerator type, blocked nodes and the hard spread.
+"""Where a replica may go at all: room, accelerator type, blocked nodes, the nodes it allows, the hard spread, ports.
 
 Owns the hard rules and nothing else; which of the feasible nodes is best is `score`.
 """
@@ -26,4 +26,9 @@ def feasible(snapshot: Snapshot, request: Request) -> NDArray[np.bool_]:
     if request.per_node is not None:
         beside = snapshot.groups.get(request.group, {})
         fits &= np.array([beside.get(name, 0) < request.per_node for name in snapshot.names], dtype=bool)
+    if request.nodes:
+        fits &= np.array([name in request.nodes for name in snapshot.names], dtype=bool)
+    if request.ports and snapshot.taken:
+        free_there = [snapshot.holder(index, request.ports) is None for index in range(len(snapshot.names))]
+        fits &= np.array(free_there, dtype=bool)
     return fits

@@ -52,6 +52,8 @@ def _best(state: Snapshot, request: Request) -> Placement:
     if not fits.any():
         nodes = verdict(state, request)
         return Placement(request, None, _summary(nodes), nodes)
+    if request.prefer in state.names and fits[state.names.index(request.prefer)]:
+        return Placement(request, request.prefer, "where it ran before")
     scores = np.where(fits, score(state, request), -np.inf)
     index = int(np.argmax(scores))
     fitting = int(fits.sum())
@@ -77,4 +79,8 @@ def _reserve(state: Snapshot, request: Request, node: str) -> Snapshot:
     groups = {name: dict(counts) for name, counts in state.groups.items()}
     beside = groups.setdefault(request.group, {})
     beside[node] = beside.get(node, 0) + 1
-    return replace(state, groups=groups)
+    address = state.addresses[state.names.index(node)] if state.addresses else ""
+    taken = state.taken
+    if address and request.ports:
+        taken = {**taken, address: {**taken.get(address, {}), **dict.fromkeys(request.ports, "another one like it")}}
+    return replace(state, groups=groups, taken=taken)

@@ -17,11 +17,13 @@ from lepton_ai.spec.workload import DeploymentSpec
 class Demand:
     """What callers ask of a deployment.
 
-    `peak`: requests in flight to plan for. `held`: requests the activator holds now. `idle_s`: seconds since the
-    last request, None when one is in flight now. `asleep`: it is scaled to zero at the moment.
+    `peak`: requests in flight to plan for; `per_minute`: requests within a minute to plan for. `held`: requests the
+    activator holds now. `idle_s`: seconds since the last request, None when one is in flight now. `asleep`: it is
+    scaled to zero at the moment.
     """
 
     peak: float = 0.0
+    per_minute: float = 0.0
     held: int = 0
     idle_s: float | None = None
     asleep: bool = False
@@ -42,7 +44,7 @@ class Scale:
 
 
 def scale(spec: DeploymentSpec, demand: Demand, nodes: int) -> Scale:
-    """The number of replicas wanted now. `nodes` is how many nodes take work."""
+    """The number of replicas wanted now. `nodes` is how many nodes that it may stand on take work."""
     low, high = spec.replicas.min, spec.replicas.max
     if low == 0:
         return Scale(0, 0, None, "stopped: replicas.min is 0")
@@ -51,9 +53,7 @@ def scale(spec: DeploymentSpec, demand: Demand, nodes: int) -> Scale:
             return Scale(0, 0, None, "idle: starts again at the first request")
         if demand.idle_s is not None and demand.idle_s >= spec.idle_timeout_s:
             return Scale(0, 0, None, f"idle: no request for {spec.idle_timeout_s} s")
-    load = max(demand.peak, float(demand.held))
-    needed = max(1, math.ceil(load / spec.target_in_flight - 1e-9))
-    reason = f"{load:g} requests in flight at most {spec.target_in_flight:g} each need {needed}"
+    needed, reason = _needed(spec, demand)
     if needed <= low:
         reason = f"minimum of {low}; {reason}"
     lost = spec.survive.get("node", 0)
@@ -75,7 +75,23 @@ def scale(spec: DeploymentSpec, demand: Demand, nodes: int) -> Scale:
         per_node = min(per_node, max(1, math.ceil(wanted / (lost + 1))))
         if wanted - lost * per_node < 1 and not warning:
             warning = f"survive.node = {lost} needs at least {lost + 1} replicas, the maximum is {high}"
+    if spec.spread == "required":
+        per_node = 1
     return Scale(wanted, needed, per_node, reason, warning)
+
+
+def _needed(spec: DeploymentSpec, demand: Demand) -> tuple[int, str]:
+    """How many replicas carry the load, by the target that asks for more of them, and why."""
+    load, target = max(demand.peak, float(demand.held)), spec.target_in_flight
+    needed = max(1, math.ceil(load / target - 1e-9))
+    reason = f"{load:g} requests in flight at most {target:g} each need {needed}"
+    if spec.target_requests_per_minute is not None:
+        each = spec.target_requests_per_minute
+        by_rate = max(1, math.ceil(demand.per_minute / each - 1e-9))
+        if by_rate >= needed:
+            needed = by_rate
+            reason = f"{demand.per_minute:g} requests per minute at most {each:g} each need {needed}"
+    return needed, reason
 
 
 def _surviving(needed: int, lost: int, nodes: int) -> tuple[int, str]:

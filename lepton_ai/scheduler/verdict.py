@@ -20,6 +20,8 @@ def verdict(snapshot: Snapshot, request: Request) -> dict[str, str]:
 
 
 def _one(snapshot: Snapshot, request: Request, index: int) -> str:
+    if request.nodes and snapshot.names[index] not in request.nodes:
+        return "not among the nodes it allows"
     if snapshot.blocked[index]:
         return snapshot.blocked[index]
     kind = request.resources.accelerator_type
@@ -38,4 +40,7 @@ def _one(snapshot: Snapshot, request: Request, index: int) -> str:
         beside = snapshot.groups.get(request.group, {}).get(snapshot.names[index], 0)
         if beside >= request.per_node:
             return f"spread: holds {beside} already, at most {request.per_node} a node"
+    held = snapshot.holder(index, request.ports)
+    if held is not None:
+        return f"port taken: port {held[0]} of {snapshot.addresses[index]} is taken by {held[1]}"
     return "fits"

@@ -1,7 +1,7 @@
-"""The largest value seen within a span of time: what scaling down looks back on.
+"""What was seen within a span of time: the largest value, which scaling down looks back on, and what was counted.
 
-A monotone queue: each value is stored once and dropped once, so adding is O(1) amortised and the maximum is O(1).
-It reads no clock; the caller passes times.
+Each value is stored once and dropped once, so adding is O(1) amortised and so is asking. They read no clock; the
+caller passes times.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 
 
 class Window:
-    """Maximum over the last `span_ms` milliseconds of values that are added in time order."""
+    """Maximum over the last `span_ms` milliseconds of values that are added in time order: a monotone queue."""
 
     def __init__(self, span_ms: int) -> None:
         self.span_ms = span_ms
@@ -29,3 +29,26 @@ class Window:
         while self._queue and self._queue[0][0] < now_ms - self.span_ms:
             self._queue.popleft()
         return self._queue[0][1] if self._queue else 0.0
+
+
+class Counted:
+    """How much a counter grew within `span_ms` milliseconds; one that falls (it began anew) grew by nothing."""
+
+    def __init__(self, span_ms: int) -> None:
+        self.span_ms = span_ms
+        self._last: float | None = None
+        self._sum = 0.0
+        self._queue: deque[tuple[int, float]] = deque()
+
+    def add(self, time_ms: int, counter: float) -> None:
+        """Note what the counter stands at; the first time is where counting begins."""
+        grown = 0.0 if self._last is None else max(0.0, counter - self._last)
+        self._last = counter
+        if grown:
+            self._queue.append((time_ms, grown))
+            self._sum += grown
+
+    def within(self, now_ms: int) -> float:
+        while self._queue and self._queue[0][0] < now_ms - self.span_ms:
+            self._sum -= self._queue.popleft()[1]
+        return max(0.0, self._sum)

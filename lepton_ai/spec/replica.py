@@ -71,6 +71,10 @@ class ReplicaSpec(Model):
     resources: Resources = Resources()
     port: int | None = None
     needs_port: bool = True
+    prefer_port: int | None = Field(default=None, description="this one, when it is free, of those it could be given")
+    own: dict[str, Literal["address", "port"]] = Field(
+        default_factory=dict, description="environment names that its node sets, where it knows better than `env`"
+    )
     ports: tuple[Port, ...] = ()
     mounts: tuple[MountOrder, ...] = ()
     shared_memory_mib: int | None = None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lepton_ai.errors import Conflict
+from lepton_ai.node.maps import Maps
 from lepton_ai.node.ports import FIRST, LAST, REST_S, Ports
+from lepton_ai.spec.replica import ReplicaSpec
 
 
 def test_two_agents_that_would_choose_the_same(tmp_path: Path) -> None:
@@ -67,3 +70,19 @@ def test_a_held_port_is_nobody_elses(tmp_path: Path) -> None:
     with closing(socket.socket()) as other:
         other.bind(("127.0.0.1", port))
     ports.close()
+
+
+@pytest.mark.parametrize("forwards", [False, True])
+def test_a_port_that_is_preferred_is_given_while_it_is_free(tmp_path: Path, forwards: bool) -> None:
+    def order(**fields: Any) -> ReplicaSpec:
+        return ReplicaSpec(uid="u", workspace="w", name="r", owner_kind="job", owner="j", command=("x",), **fields)
+
+    first, second = (Maps(Ports("127.0.0.1", tmp_path, seed), forwards=forwards) for seed in (1, 2))
+    first.take(order())
+    wanted = first.host_port
+    second.take(order(prefer_port=wanted))
+    assert second.host_port not in (None, wanted)
+    first.free()
+    first.take(order(prefer_port=wanted))
+    assert first.host_port == wanted
+    assert first.port == wanted

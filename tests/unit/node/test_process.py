@@ -38,6 +38,14 @@ def test_command_and_environment(runtime: ProcessRuntime, tmp_path: Path, monkey
     assert runtime.prepare(spec(exclusive=True, lease_s=9), tmp_path / "s", None, {}).lease_s == 9
 
 
+def test_what_a_replica_is_told_of_itself(runtime: ProcessRuntime, tmp_path: Path) -> None:
+    own = {"MASTER_ADDR": "address", "MASTER_PORT": "port"}
+    given = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "?"}
+    made = runtime.prepare(spec(own=own, env=given), tmp_path / "r", 20001, {})
+    # Without a network of its own its address is its node's, which whoever orders it knows.
+    assert (made.env["MASTER_ADDR"], made.env["MASTER_PORT"]) == ("10.0.0.1", "20001")
+
+
 def test_blobs_become_files(runtime: ProcessRuntime, tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"abc")
     for _ in range(2):
