@@ -58,6 +58,7 @@ class Memory:
     node_written: dict[str, int] = field(default_factory=dict)
     since: dict[tuple[str, str], tuple[object, int]] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
+    resting: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 class Context:

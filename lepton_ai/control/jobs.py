@@ -7,6 +7,7 @@ it could not run in the empty cell either.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,7 +38,14 @@ class Worker:
 def reconcile(ctx: Context) -> None:
     """Bring every job one step nearer to its end."""
     queue = Queue()
-    ctx.each(ctx.mirror.list("job"), lambda record: _one(ctx, record, queue))
+    records = [record for record in ctx.mirror.list("job") if not _rests(ctx, record)]
+    ctx.each(records, lambda record: _one(ctx, record, queue))
+
+
+def _rests(ctx: Context, record: Record) -> bool:
+    """Whether it ended, nothing of it runs, and its time to live is not over: a cell remembers thousands of those."""
+    known = ctx.memory.resting.get(record.uid)
+    return known is not None and known[0] == record.revision and ctx.now_ms < known[1]
 
 
 @dataclass(slots=True)
@@ -213,18 +221,23 @@ def _fits_empty(ctx: Context, requests: list[Request]) -> bool:
 
 def _after(ctx: Context, record: Record, spec: JobSpec, state: str) -> None:
     """A job that ended: nothing of it may run, and it goes when its time to live is over."""
+    copies = ctx.mirror.owned("replica", record.uid)
     ops: list[Op] = [
         replicas.ending(ctx, copy, f"the job has {state}")
-        for copy in ctx.mirror.owned("replica", record.uid)
+        for copy in copies
         if copy.status.get("phase") not in ("exited", "unknown") and not copy.status.get("ending")
     ]
     ended_ms = int(record.status.get("ended_ms") or 0)
     if spec.ttl_s is not None and ended_ms and ctx.now_ms >= ended_ms + spec.ttl_s * 1000:
         ops.append(Update(record, deleting=True))
     ctx.write_each(ops)
+    if not ops and all(copy.status.get("phase") == "exited" for copy in copies):
+        until_ms = ended_ms + spec.ttl_s * 1000 if spec.ttl_s is not None and ended_ms else math.inf
+        ctx.memory.resting[record.uid] = (record.revision, until_ms)
 
 
 def _remove(ctx: Context, record: Record) -> None:
+    ctx.memory.resting.pop(record.uid, None)
     copies = ctx.mirror.owned("replica", record.uid)
     ops: list[Op] = [
         replicas.ending(ctx, copy, "the job is being removed")

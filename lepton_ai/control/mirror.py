@@ -31,6 +31,7 @@ class Mirror:
         self._records: dict[str, Record] = {}
         self._kinds: dict[str, dict[str, Record]] = {kind: {} for kind in KINDS}
         self._owned: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
+        self._running: dict[str, Record] = {}
         self._order: dict[str, builtins.list[str]] = {}
         self._parsed: dict[str, tuple[int, Model]] = {}
 
@@ -72,6 +73,10 @@ class Mirror:
             order = self._order[kind] = [record.uid for record in oldest_first]
         known = self._kinds[kind]
         return [known[uid] for uid in order]
+
+    def running(self) -> builtins.list[Record]:
+        """The replicas that have not ended, oldest first: few among the many that a cell remembers."""
+        return sorted(self._running.values(), key=lambda record: (record.created_ms, record.uid))
 
     def owned(self, kind: str, owner_uid: str) -> builtins.list[Record]:
         """The records of a kind with that owner, oldest first."""
@@ -148,12 +153,17 @@ class Mirror:
             self._order.pop(record.kind, None)
         self._records[record.uid] = record
         self._kinds[record.kind][record.uid] = record
+        if record.kind == "replica" and record.status.get("phase") != "exited":
+            self._running[record.uid] = record
+        else:
+            self._running.pop(record.uid, None)
         if record.owner_uid is not None:
             self._owned[(record.kind, record.owner_uid)][record.uid] = record
 
     def _drop(self, uid: str) -> None:
         record = self._records.pop(uid, None)
         self._parsed.pop(uid, None)
+        self._running.pop(uid, None)
         if record is None:
             return
         self._order.pop(record.kind, None)

@@ -23,16 +23,20 @@ CHURNING = frozenset({"cpu_milli", "memory_mib", "last_log", "uid"})
 def reconcile(ctx: Context) -> None:
     """Take in the reports, move what drains, and reserve room for everything that may still run."""
     ops: list[Op] = []
-    ctx.each(_running(ctx), lambda record: ops.extend(changed(record, _advance(ctx, record, _look(ctx, record)))))
+    ctx.each(
+        ctx.mirror.running(), lambda record: ops.extend(changed(record, _advance(ctx, record, _look(ctx, record))))
+    )
     _note_crashes(ctx, ops)
     ctx.write_each(ops)
-    ctx.each(_running(ctx), lambda record: ctx.reserve(str(record.spec["node"]), spec_of(ctx, record).resources))
+    ctx.each(ctx.mirror.running(), lambda record: ctx.reserve(str(record.spec["node"]), spec_of(ctx, record).resources))
 
 
 def order(ctx: Context) -> None:
     """Send every node what it should do and does not do yet; lost orders are repeated after a while."""
     budget = {name: ctx.options.max_orders_per_pass for name in ctx.views}
-    ctx.each(ctx.mirror.list("replica"), lambda record: _order(ctx, record, budget))
+    # Of those that ended only what a node still holds is of interest.
+    held = [record for uid in ctx.reports if (record := ctx.mirror.get(uid)) and record.status.get("phase") == "exited"]
+    ctx.each([*ctx.mirror.running(), *held], lambda record: _order(ctx, record, budget))
     for uid, (node, report) in ctx.reports.items():
         if ctx.mirror.get(uid) is not None or budget.get(node, 0) <= 0:
             continue
@@ -172,10 +176,6 @@ def deletions(ctx: Context, records: list[Record]) -> list[Op]:
 
 
 # -- observing
-
-
-def _running(ctx: Context) -> list[Record]:
-    return [record for record in ctx.mirror.list("replica") if record.status.get("phase") != "exited"]
 
 
 def _look(ctx: Context, record: Record) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def routes(ctx: Context) -> Routes:
 
 def offer(ctx: Context) -> None:
     """Hand the routes to the publisher; with haste while something drains."""
-    draining = any(item.status.get("phase") == "draining" for item in ctx.mirror.list("replica"))
+    draining = any(item.status.get("phase") == "draining" for item in ctx.mirror.running())
     ctx.services.publisher.offer(routes(ctx), hurry=draining)
 
 
