@@ -107,10 +107,10 @@ def unlimit() -> str:
         groups[controllers] = path
     for controller, file in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
         for root in (f"/sys/fs/cgroup/{controller}{groups.get(controller, '')}", f"/sys/fs/cgroup/{controller}"):
-            path = Path(root) / file
-            if path.exists() and groups.get(controller, "/") != "/":
-                path.write_text(str(1 << 40))
-                return str(path)
+            limit = Path(root) / file
+            if limit.exists() and groups.get(controller, "/") != "/":
+                limit.write_text(str(1 << 40))
+                return str(limit)
     raise OSError("no control group is seen")
 
 
