@@ -183,8 +183,8 @@ class ProcessRuntime:
             env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in modules.split(os.pathsep) if part)
         if port is not None:
             env["PORT"] = str(port)
-        own = {"address": self.reached(spec), "port": env.get("PORT")}
-        found = {name: value for name, what in spec.own.items() if (value := own[what]) is not None}
+        known = {"address": self.reached(spec), "port": env.get("PORT")}
+        found = {name: value for name, what in spec.own.items() if (value := known[what]) is not None}
         return {**env, **spec.env, **found}
 
 

@@ -77,12 +77,14 @@ def test_a_port_that_is_preferred_is_given_while_it_is_free(tmp_path: Path, forw
     def order(**fields: Any) -> ReplicaSpec:
         return ReplicaSpec(uid="u", workspace="w", name="r", owner_kind="job", owner="j", command=("x",), **fields)
 
-    first, second = (Maps(Ports("127.0.0.1", tmp_path, seed), forwards=forwards) for seed in (1, 2))
+    both = [Ports("127.0.0.1", tmp_path, seed) for seed in (1, 2)]
+    first, second = (Maps(ports, forwards=forwards) for ports in both)
     first.take(order())
     wanted = first.host_port
     second.take(order(prefer_port=wanted))
     assert second.host_port not in (None, wanted)
     first.free()
     first.take(order(prefer_port=wanted))
-    assert first.host_port == wanted
-    assert first.port == wanted
+    assert (first.host_port, first.port) == (wanted, wanted)
+    for ports in both:
+        ports.close()
