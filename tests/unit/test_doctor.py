@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lepton_ai import doctor
+from lepton_ai import cloud, doctor
 from lepton_ai.cli.__main__ import main
 from lepton_ai.doctor import Check
+from lepton_ai.errors import Unsupported
 from lepton_ai.settings import Settings
 
 
@@ -44,6 +45,27 @@ def test_platforms(
     found = one(doctor._platform, settings)
     assert found.level == level
     assert (found.hint == "") == (level == "ok")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why", "level"),
+    [("none", "", "ok"), ("none", "it needs root", "ok"), ("uid", "", "ok"), ("uid", "it needs root", "fail")],
+)
+def test_isolation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str, why: str, level: str) -> None:
+    monkeypatch.setattr("lepton_ai.node.enclose.able", lambda: why)
+    monkeypatch.setattr("lepton_ai.node.network.Network.available", lambda self: "")
+    found = one(doctor._isolation, Settings(home=tmp_path, isolation=wanted))
+    assert found.level == level
+    assert why in found.message
+    assert bool(found.hint) == (level == "fail")
+
+
+def test_a_cell_that_cannot_isolate_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("lepton_ai.cloud.able", lambda: "it needs root")
+    with pytest.raises(Unsupported, match="it needs root") as caught:
+        cloud.up("test", settings=Settings(home=tmp_path, isolation="uid"))
+    assert "isolation = none" in caught.value.hint
+    assert not (tmp_path / "cells").exists()
 
 
 def test_a_port_in_use_is_a_failure_with_its_number(tmp_path: Path) -> None:

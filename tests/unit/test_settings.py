@@ -52,6 +52,7 @@ def test_home_flag_decides_which_config_is_read(tmp_path: Path) -> None:
         ({"gateway_port": "x"}, "int"),
         ({"gateway_port": True}, "int"),
         ({"gateways": 0}, "1 to 8"),
+        ({"isolation": "container"}, "none or uid"),
         ({"lease_s": float("nan")}, "out of range"),
         ({"gateway_host": "0.0.0.0"}, "TLS"),
         ({"tls_cert": "a.pem"}, "together"),
