@@ -136,7 +136,9 @@ def able() -> str:
     argv = [sys.executable, "-I", "-S", "-E", enter.__file__, "--check"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)
     said = (done.stdout + done.stderr).strip()
-    return "" if done.returncode == 0 else said.removeprefix(enter.SIGN)[:200] or f"exit code {done.returncode}"
+    if done.returncode == 0:
+        return ""
+    return f"it cannot {said.removeprefix(enter.SIGN)[:200] or 'be tried'}"
 
 
 def _programs() -> Iterator[Path]:

@@ -64,6 +64,7 @@ def test_a_cell_that_cannot_isolate_does_not_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("lepton_ai.cloud.able", lambda: "it needs root")
     with pytest.raises(Unsupported, match="it needs root") as caught:
         cloud.up("test", settings=Settings(home=tmp_path, isolation="uid"))
+    assert caught.value.hint is not None
     assert "isolation = none" in caught.value.hint
     assert not (tmp_path / "cells").exists()
 
