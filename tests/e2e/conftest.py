@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cell import Cell
+from lep import Lep, ready
 
 from lepton_ai import cloud
 
@@ -33,3 +34,15 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
             left = made.processes()
     assert not left, left
     assert not state.dir.exists()
+
+
+@pytest.fixture(scope="session")
+def lep_bin() -> Path:
+    """The programs of the public client's own environment."""
+    return ready()
+
+
+@pytest.fixture
+def lep(cell: Cell, lep_bin: Path, tmp_path: Path) -> Lep:
+    """The public client against the module's cell, as the owner of its first workspace."""
+    return Lep(cell, lep_bin, tmp_path, cell.state.token_path.read_text("utf-8").strip())
