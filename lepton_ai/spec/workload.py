@@ -59,10 +59,10 @@ class Template(Model):
     """One replica, as the user describes it. A change of it makes a new release.
 
     In `command`, ``{port}`` becomes the port to listen on (also in the environment as PORT) and ``{blobs}`` the
-    folder that holds the blobs. A command without `port` in a job gets none.
+    folder that holds the blobs. A command without `port` in a job gets none. Without a command the image's own runs.
     """
 
-    command: tuple[str, ...] = Field(min_length=1, max_length=1024)
+    command: tuple[str, ...] = Field(default=(), max_length=1024)
     image: str | None = Field(default=None, max_length=512)
     env: dict[str, str] = Field(default_factory=dict)
     secrets: dict[str, str] = Field(default_factory=dict, description="environment name -> secret name")
@@ -106,6 +106,12 @@ class Template(Model):
             raise ValueError(f"the command is over the limit of {MAX_COMMAND_BYTES} characters")
         return value
 
+    @model_validator(mode="after")
+    def _runs(self) -> Self:
+        if not self.command and self.image is None:
+            raise ValueError("a command or an image is needed")
+        return self
+
 
 class Replicas(Model):
     """Bounds of the number of replicas. `min` = 0 means stopped; scaling to zero is `idle_timeout_s`."""
@@ -125,7 +131,8 @@ class DeploymentSpec(Owned):
 
     `survive` = {"node": n}: what is left after any n nodes are lost at once still carries the load; replicas are
     spread over at least n + 1 nodes or the deployment says why not. `tokens` are sealed (see tenancy.secrets);
-    None means that anyone who reaches the gateway may call. A `pod` is one replica that no gateway routes to: it is
+    None means that anyone who reaches the gateway may call; `token_secrets` names the secret that each was taken
+    from ("": it was given as it is). A `pod` is one replica that no gateway routes to: it is
     reached at its exposed ports. `spread` "required" puts at most one replica of a release on a node.
     """
 
@@ -138,6 +145,7 @@ class DeploymentSpec(Owned):
     survive: dict[Literal["node"], int] = Field(default_factory=dict)
     spread: Literal["preferred", "required"] = "preferred"
     tokens: tuple[str, ...] | None = Field(default=None, max_length=64)
+    token_secrets: tuple[str, ...] = Field(default=(), max_length=64)
     allowlist: Allowlist = Allowlist()
     balance: Balance = Balance()
     release: int = Field(default=1, ge=1, description="number of the release that is wanted")

@@ -107,7 +107,7 @@ def test_a_body_that_is_no_object_is_refused(stand: Any, body: object) -> None:
             "did you mean 'path'?",
         ),
         ({"name": "web", "template": {"command": ["x"], "env": {"1A": ""}}}, "template.env", "send it again"),
-        ({"name": "web", "template": {"command": []}}, "template.command", "send it again"),
+        ({"name": "web", "template": {"command": []}}, "a command or an image", "send it again"),
         ({"name": "web", "template": {"command": ["x"], "resources": {"cpu_milli": 0}}}, "cpu_milli", "send it"),
         (
             {"name": "web", "replicas": 2, "template": {"command": ["x"], "exclusive": True}},
