@@ -36,6 +36,18 @@ MARK = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Rows that are the part (after, position] of a stream: taken in only by a table that stands at `after`.
+
+    None: at the beginning. Positions grow and need not be without gaps (offsets of a partition).
+    """
+
+    stream: str
+    position: int
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """A transaction whose rows are written but not committed; `schema` is the table's as its writer knew it."""
 
@@ -46,15 +58,14 @@ class Intent:
     stats: str
     schema: str
     transaction: str | None = None
-    progress: tuple[str, int] | None = None
-    """(stream, position): committed only if the table's position in that stream is lower"""
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of an intent: the Delta `version` that holds its rows. `written`: by this very intent.
 
-    `again` says why it must be written anew (the table has other columns now).
+    `again` says why it must be written anew: the table has other columns now, or stands elsewhere in the stream.
     """
 
     version: int
@@ -133,7 +144,7 @@ class Commits:
             try:
                 value = json.loads((self._spool / name).read_text())
                 progress = value.pop("progress")
-                intent = Intent(**value, progress=None if progress is None else (str(progress[0]), int(progress[1])))
+                intent = Intent(**value, progress=None if progress is None else Progress(**progress))
             except FileNotFoundError:
                 continue  # withdrawn meanwhile
             except (ValueError, TypeError, KeyError, OSError):
@@ -154,8 +165,12 @@ class Commits:
         for item in waiting:
             if item.path in committed:
                 outcomes[item.id] = Outcome(committed[item.path], True)
-            elif item.progress is not None and done.get(item.progress[0], -1) >= item.progress[1]:
+            elif item.progress is not None and done.get(item.progress.stream, -1) >= item.progress.position:
                 outcomes[item.id] = Outcome(self._log.version, False)
+            elif item.progress is not None and done.get(item.progress.stream) != item.progress.after:
+                outcomes[item.id] = Outcome(
+                    self._log.version, False, f"stream {item.progress.stream} went on meanwhile"
+                )
             elif item.transaction is not None and item.transaction in done:
                 outcomes[item.id] = Outcome(done[item.transaction] - MARK, False)
             elif item.schema != self._log.schema or not self._log.plain:
@@ -165,14 +180,14 @@ class Commits:
                 if item.transaction is not None:
                     done[item.transaction] = version + MARK
                 if item.progress is not None:
-                    done[item.progress[0]] = item.progress[1]
+                    done[item.progress.stream] = item.progress.position
         return outcomes
 
     def _commit(self, fresh: list[Intent]) -> dict[str, Outcome]:
         version = self._log.version + 1
         now_ms = time.time_ns() // 1_000_000
         marks = {item.transaction: version + MARK for item in fresh if item.transaction is not None}
-        marks |= {item.progress[0]: item.progress[1] for item in fresh if item.progress is not None}
+        marks |= {item.progress.stream: item.progress.position for item in fresh if item.progress is not None}
         rows = sum(item.rows for item in fresh)
         info = {
             "timestamp": now_ms,

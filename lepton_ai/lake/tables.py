@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from lepton_ai.errors import Conflict, Corrupt, DiskFull, Invalid, LeptonError, NotFound, Unavailable
+from lepton_ai.lake.commits import Progress
 from lepton_ai.lake.deltalog import DeltaLog
 from lepton_ai.lake.place import Place
 from lepton_ai.lake.write import write
@@ -104,14 +105,12 @@ class Table:
         """A new table with these rows as version 1. Raises Conflict if it exists (but see `append` on ids)."""
         return write(self, data, "error", transaction)
 
-    def append(
-        self, data: Any, *, transaction: str | None = None, progress: tuple[str, int] | None = None
-    ) -> TableVersion:
+    def append(self, data: Any, *, transaction: str | None = None, progress: Progress | None = None) -> TableVersion:
         """Adds rows, creating the table if it is missing; the columns must be the table's.
 
         A transaction id makes it safe to repeat: if the table holds a version written under that id already, no
-        row is added and that version is returned. `progress` = (stream, position) does the same for a reader of a
-        stream: rows are added only if the table stands before that position (see `position`). On a folder the
+        row is added and that version is returned. `progress` does the same for a reader of a stream: rows are
+        added only while the table stands where they begin (see `Progress`, `position`). On a folder the
         appends of many processes at once share a version (see `commits`). Raises Invalid, Conflict, DiskFull,
         Corrupt.
         """

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lepton_ai.errors import Conflict, Corrupt, Invalid
-from lepton_ai.lake.commits import MARK, Commits, Intent, write_parquet
+from lepton_ai.lake.commits import MARK, Commits, Intent, Progress, write_parquet
 from lepton_ai.spec.base import uuid7
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _WRITE_KEY = "lepton.write"
 
 
 def write(
-    table: Table, data: Any, mode: str, transaction: str | None, progress: tuple[str, int] | None = None
+    table: Table, data: Any, mode: str, transaction: str | None, progress: Progress | None = None
 ) -> TableVersion:
     """`data` as a new version; `mode` is error (create), append or overwrite. Raises as `Table.append` says."""
     if table.lineage:
@@ -40,7 +40,9 @@ def write(
             if mode == "append" and table.place.folder is not None and table.exists():
                 return _grouped(table, rows, transaction, progress)
             return _alone(table, rows, mode, transaction, progress)
-        except Conflict:
+        except Conflict as error:
+            if error.details.get("position"):
+                raise  # what is to be written now is for the reader of the stream to say
             if mode == "error" and table.exists() and _written(table, table.opened(), transaction) is None:
                 raise
             if attempt == TRIES - 1:
@@ -50,7 +52,7 @@ def write(
     raise AssertionError("unreachable")
 
 
-def _grouped(table: Table, rows: Any, transaction: str | None, progress: tuple[str, int] | None) -> TableVersion:
+def _grouped(table: Table, rows: Any, transaction: str | None, progress: Progress | None) -> TableVersion:
     """An append that shares a version with whoever else appends now."""
     folder = table.folder
     log = table.log()
@@ -73,7 +75,7 @@ def _grouped(table: Table, rows: Any, transaction: str | None, progress: tuple[s
     if outcome.again:
         with table.faults():
             log.refresh()
-        raise Conflict(outcome.again, hint="write again")
+        raise _elsewhere(outcome.again) if progress is not None else Conflict(outcome.again, hint="write again")
     if outcome.version < 0:  # done by an older release, which did not note the version
         found = _written(table, table.opened(), transaction)
         assert found is not None
@@ -81,9 +83,7 @@ def _grouped(table: Table, rows: Any, transaction: str | None, progress: tuple[s
     return table.entry(outcome.version)
 
 
-def _alone(
-    table: Table, rows: Any, mode: str, transaction: str | None, progress: tuple[str, int] | None
-) -> TableVersion:
+def _alone(table: Table, rows: Any, mode: str, transaction: str | None, progress: Progress | None) -> TableVersion:
     """One attempt at a commit of its own. Raises Conflict when another came between looking and writing."""
     with contextlib.ExitStack() as stack:
         if table.place.folder is not None and table.exists():
@@ -91,7 +91,7 @@ def _alone(
         return _one(table, rows, mode, transaction, progress)
 
 
-def _one(table: Table, rows: Any, mode: str, transaction: str | None, progress: tuple[str, int] | None) -> TableVersion:
+def _one(table: Table, rows: Any, mode: str, transaction: str | None, progress: Progress | None) -> TableVersion:
     from deltalake import CommitProperties, Transaction, write_deltalake
 
     target, options = table.place.table()
@@ -103,8 +103,13 @@ def _one(table: Table, rows: Any, mode: str, transaction: str | None, progress: 
         before = _written(table, opened, transaction)
         if before is not None:
             return before
-        if progress is not None and (done := table.position(progress[0])) is not None and done >= progress[1]:
-            return table.version()
+        if progress is not None:
+            with table.faults():
+                done = opened.transaction_version(progress.stream)
+            if done is not None and done >= progress.position:
+                return table.version()
+            if done != progress.after:
+                raise _elsewhere(f"stream {progress.stream} went on meanwhile")
         if mode == "append":
             with table.faults():
                 schema = opened.schema().to_json()
@@ -113,7 +118,7 @@ def _one(table: Table, rows: Any, mode: str, transaction: str | None, progress: 
     mark = uuid7()
     metadata = {_WRITE_KEY: mark} | ({_TRANSACTION_KEY: transaction} if transaction else {})
     marks = [Transaction(transaction, version + MARK)] if transaction else []
-    marks += [Transaction(*progress)] if progress else []
+    marks += [Transaction(progress.stream, progress.position)] if progress else []
     properties = CommitProperties(
         custom_metadata=metadata,
         app_transactions=marks or None,
@@ -130,6 +135,10 @@ def _one(table: Table, rows: Any, mode: str, transaction: str | None, progress: 
     written = [item for item in table.history() if item.write == mark]
     assert written, f"{table.name} lost a commit"
     return written[0]
+
+
+def _elsewhere(why: str) -> Conflict:
+    return Conflict(why, hint="read on from table.position(stream)", details={"position": True})
 
 
 def _written(table: Table, opened: Any, transaction: str | None) -> TableVersion | None:
@@ -170,12 +179,13 @@ def _arrow_schema(columns: str) -> Any:
     return pyarrow.schema(Schema.from_json(columns).to_arrow())
 
 
-def _check(transaction: str | None, progress: tuple[str, int] | None) -> None:
-    for text in (transaction, None if progress is None else progress[0]):
+def _check(transaction: str | None, progress: Progress | None) -> None:
+    for text in (transaction, None if progress is None else progress.stream):
         if text is not None and (not text or len(text.encode()) > TRANSACTION_BYTES_MAX or not text.isprintable()):
             raise Invalid(f"{text!r} is not a transaction id", hint="use up to 200 printable characters")
-    if progress is not None and progress[1] < 0:
-        raise Invalid(f"{progress[1]} is not a position", hint="positions count from 0")
+    if progress is not None and progress.position <= (-1 if progress.after is None else progress.after):
+        what = f"({progress.after}, {progress.position}] is no part of a stream"
+        raise Invalid(what, hint="positions count from 0 and grow")
 
 
 def arrow(data: Any) -> Any:

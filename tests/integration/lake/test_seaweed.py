@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
+from weeds import Weeds
 
 import lepton_ai.lake
 from lepton_ai.errors import Conflict, Forbidden, LeptonError, NotFound
@@ -20,7 +21,6 @@ from lepton_ai.lake.keys import Keyring
 from lepton_ai.lake.objects import PIECE_BYTES, Objects
 from lepton_ai.lake.place import Place
 from lepton_ai.lake.query import QueryWorker
-from tests.integration.lake.conftest import Weeds
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ import pytest
 import lepton_ai.lake
 from lepton_ai.errors import Conflict, Corrupt, Invalid, NotFound, Unsupported
 from lepton_ai.lake import Lake, Table, commits, write
+from lepton_ai.lake.commits import Progress
 from lepton_ai.lake.place import Place
 from lepton_ai.models import RecommenderModel
 
@@ -216,15 +217,24 @@ def deltalake_filter(column: str, value: int) -> object:
 
 
 def test_progress_in_a_stream_is_taken_in_once(table: Table) -> None:
-    assert table.position("events/0") is None
-    for position in (5, 5, 3, 9, 9):
-        table.append({"user": [position], "item": ["x"], "rating": [1.0]}, progress=("events/0", position))
-    table.append({"user": [1], "item": ["x"], "rating": [1.0]}, progress=("events/1", 0))
+    def take(position: int, after: int | None, stream: str = "events/0") -> None:
+        rows = {"user": [position], "item": ["x"], "rating": [1.0]}
+        table.append(rows, progress=Progress(stream, position, after))
 
-    assert table.read().column("user").to_pylist()[3:] == [5, 9, 1]
-    assert table.position("events/0") == 9
+    assert table.position("events/0") is None
+    take(5, None)
+    take(5, None)
+    take(3, None)
+    take(9, 5)
+    take(0, None, "events/1")
+    for position, after in ((12, 5), (12, None)):  # what overlaps is not taken in beside what is there
+        with pytest.raises(Conflict, match="went on"):
+            take(position, after)
     with pytest.raises(Invalid):
-        table.append(ROWS, progress=("events/0", -1))
+        take(9, 9)
+
+    assert table.read().column("user").to_pylist()[3:] == [5, 9, 0]
+    assert table.position("events/0") == 9
 
 
 def test_a_table_that_asks_more_of_its_writers_gets_it(lake: Lake) -> None:
