@@ -36,7 +36,7 @@ class Lep:
     cell: Cell
     bin: Path
     cache: Path
-    token: str
+    token: str = field(repr=False)
     workspace: str = "default"
     env: dict[str, str] = field(default_factory=dict)
 

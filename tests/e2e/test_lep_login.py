@@ -1,4 +1,4 @@
-"""`lep` signs in by all three ways, and what it lists of the cell itself: workspace, nodes, shapes, secrets, templates."""
+"""`lep` signs in by all three ways and lists the cell itself: workspace, nodes, shapes, secrets, templates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_three_ways_in(lep: Lep) -> None:
     status = lep.run([str(lep.bin / "lep"), "workspace", "status"], {}).out
     assert re.search(r"^id: +default$", status, re.M), status
     assert re.search(r"^state: +(WorkspaceState\.Normal|normal)$", status, re.M), status
-    assert ["cpu (cores)", "memory (MiB)", "gpu (cards)"] == [row[0] for row in rows(status)[1:]], status
+    assert [row[0] for row in rows(status)[1:]] == ["cpu (cores)", "memory (MiB)", "gpu (cards)"], status
     listed = lep.run([str(lep.bin / "lep"), "workspace", "list"], {}).out
     assert "Current workspace: default" in listed
     assert [row[1] for row in rows(listed)[1:]] == [lep.url]
@@ -81,8 +81,7 @@ def test_nodes_groups_and_shapes(lep: Lep) -> None:
     shapes = lep("node", "resource-shape", "-ng", "test").out
     assert "cpu.small" in shapes, shapes
     assert shapes.count("cpu.") >= 2, "several sizes"
-    assert shapes == shapes.lower() or "cpu.small" in shapes.split()
-    reservations = lep("node", "list-reservations", "-ng", "test")
+    reservations = lep("node", "list-reservations", "test")
     assert "node-1" not in reservations.out
 
 
