@@ -99,12 +99,12 @@ def url(server: str, database: psycopg.Connection) -> str:
     return f"{server}/tests"
 
 
-@pytest.fixture
-def first(url: str) -> str:
-    """A store that the first commit which had one wrote (tests/data/README.md)."""
+@pytest.fixture(params=["0001", "0002"])
+def first(request: pytest.FixtureRequest, url: str) -> str:
+    """A store that the first commit which had this schema wrote (tests/data/README.md)."""
     import psycopg
 
-    dump = Path(__file__).parents[2] / "data" / "store-0001.postgresql.sql"
+    dump = Path(__file__).parents[2] / "data" / f"store-{request.param}.postgresql.sql"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(dump.read_text("utf-8"))  # type: ignore[call-overload]
     return url
