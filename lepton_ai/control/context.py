@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,26 @@ from lepton_ai.control.mirror import Mirror, Op, Record
 from lepton_ai.control.options import Options
 from lepton_ai.control.ports import EventSink, Fleet, NodeView
 from lepton_ai.control.publish import Publisher
-from lepton_ai.errors import Conflict, LeptonError, StaleEpoch
+from lepton_ai.errors import Conflict, LeptonError, NotFound, StaleEpoch
 from lepton_ai.scheduler.snapshot import Node, Snapshot
-from lepton_ai.spec.replica import ReplicaReport
+from lepton_ai.spec.container import LOCAL, Mount
+from lepton_ai.spec.replica import MountOrder, RegistryLogin, ReplicaReport
 from lepton_ai.spec.workload import Resources
 from lepton_ai.store import Lease
 
 _log = logging.getLogger(__name__)
+
+
+def local_mount(workspace: str, user: str, mount: Mount) -> MountOrder:
+    """A mount in a cell without volumes: the folder that every node has for a workspace."""
+    if mount.volume != LOCAL:
+        raise NotFound(f"workspace {workspace} has no volume {mount.volume!r}", hint=f"volumes: {LOCAL}")
+    return MountOrder(volume=LOCAL, path=mount.path, target=mount.target, read_only=mount.read_only)
+
+
+def no_login(workspace: str, name: str) -> RegistryLogin:
+    """A login in a cell that keeps none."""
+    raise NotFound(f"no image-pull secret {name!r} in workspace {workspace!r}", hint="this cell keeps none")
 
 
 @dataclass(slots=True)
@@ -43,6 +56,8 @@ class Services:
     blob_url: Callable[[str], tuple[str, dict[str, str]]]
     unseal: Callable[[str, str], str]
     events: EventSink | None = None
+    mount: Callable[[str, str, Mount], MountOrder] = local_mount
+    login: Callable[[str, str], RegistryLogin] = no_login
 
 
 @dataclass(slots=True)
@@ -58,7 +73,7 @@ class Memory:
     node_written: dict[str, int] = field(default_factory=dict)
     since: dict[tuple[str, str], tuple[object, int]] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
-    resting: dict[str, tuple[int, float]] = field(default_factory=dict)
+    swept_ms: int | None = None
 
 
 class Context:
@@ -72,10 +87,12 @@ class Context:
         self.views: Mapping[str, NodeView] = {}
         self.reports: dict[str, tuple[str, ReplicaReport]] = {}
         self.reserved: dict[str, list[int]] = {}
+        self.ports: dict[str, dict[int, str]] = {}
         self.nodes: dict[str, Record] = {}
         self.leaving: frozenset[str] = frozenset()
         self.taken: dict[tuple[str | None, int | None], str] = {}
-        self.usable_nodes, self.all_settled = 0, False
+        self.usable_nodes: frozenset[str] = frozenset()
+        self.all_settled = False
         self.measured = services.publisher.stats()
 
     # -- nodes
@@ -129,7 +146,10 @@ class Context:
 
     # -- room
 
-    def reserve(self, node: str, resources: Resources) -> None:
+    def reserve(self, node: str, resources: Resources, ports: Iterable[int] = (), name: str = "") -> None:
+        """Room on the node is spoken for, and where its replicas share its address, so are `ports`, by `name`."""
+        if ports and (address := self.shared_address(node)):
+            self.ports.setdefault(address, {}).update(dict.fromkeys(ports, name))
         used = self.reserved.setdefault(node, [0, 0, 0])
         for index, amount in enumerate((resources.cpu_milli, resources.memory_mib, resources.accelerator_milli)):
             used[index] += amount
@@ -138,9 +158,18 @@ class Context:
         """The cell as the scheduler sees it now, with everything that this pass has reserved so far."""
         nodes = []
         for record in self.nodes.values():
-            used = self.reserved.get(record.name, [0, 0, 0])
-            nodes.append(Node(record.name, self._capacity(record), (used[0], used[1], used[2]), self.blocked(record)))
-        return Snapshot.of(nodes, groups)
+            name, used = record.name, self.reserved.get(record.name, [0, 0, 0])
+            capacity, address = self._capacity(record), self.shared_address(name)
+            nodes.append(Node(name, capacity, (used[0], used[1], used[2]), self.blocked(record), address))
+        return Snapshot.of(nodes, groups, {address: dict(taken) for address, taken in self.ports.items()})
+
+    def shared_address(self, node: str) -> str:
+        """The address whose ports all replicas of the node share; "" when each has ports of its own."""
+        view, record = self.views.get(node), self.nodes.get(node)
+        if view is not None and view.report is not None:
+            return "" if view.report.forwards else view.report.address
+        status = {} if record is None else record.status
+        return "" if status.get("forwards", True) else str(status.get("address") or "")
 
     def blocked(self, record: Record) -> str:
         """Why nothing new may be placed on the node, or ""."""
@@ -153,12 +182,17 @@ class Context:
             return "unreachable" + (f": {view.reason}" if view is not None and view.reason else "")
         return ""
 
-    def _usable(self) -> int:
-        """How many nodes take work, those that fell silent a moment ago included: they mostly come back."""
+    def usable(self, among: Collection[str] = ()) -> int:
+        """How many nodes (of those named; of all, when none is) take work."""
+        return len(self.usable_nodes.intersection(among) if among else self.usable_nodes)
+
+    def _usable(self) -> frozenset[str]:
+        """The nodes that take work, those that fell silent a moment ago included: they mostly come back."""
         grace_ms = self.options.node_grace_s * 1000
-        return sum(
-            name not in self.leaving and (self.connected(name) or self.silent_ms(name) < grace_ms)
+        return frozenset(
+            name
             for name in self.nodes
+            if name not in self.leaving and (self.connected(name) or self.silent_ms(name) < grace_ms)
         )
 
     def _capacity(self, record: Record) -> Resources:

@@ -6,6 +6,7 @@ exchange of one for another, is `rollout`; single copies are `replicas`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from lepton_ai.control import demand as demands
@@ -21,6 +22,30 @@ from lepton_ai.spec.workload import DeploymentSpec
 RELEASES_KEPT = 50
 
 
+@dataclass(slots=True)
+class Case:
+    """One deployment as a pass sees it: what is recorded, what is wanted, and what there is."""
+
+    ctx: Context
+    record: Record
+    wanted: Wanted
+    fleet: Fleet
+    copies: list[Record]
+    unplaced: list[Placement] = field(default_factory=list)
+
+    @property
+    def spec(self) -> DeploymentSpec:
+        return self.wanted.spec
+
+    @property
+    def scale(self) -> Scale:
+        return self.wanted.scale
+
+    @property
+    def progress(self) -> rollout.Progress:
+        return self.wanted.progress
+
+
 def reconcile(ctx: Context) -> None:
     """Bring every deployment one step nearer to what is wanted."""
     ctx.each(ctx.mirror.list("deployment"), lambda record: _one(ctx, record))
@@ -31,119 +56,125 @@ def _one(ctx: Context, record: Record) -> None:
     if record.deleting:
         _remove(ctx, record)
         return
-    spec = ctx.mirror.parse(record, DeploymentSpec)
     copies = ctx.mirror.owned("replica", record.uid)
-    wanted = scale(spec, demands.demand(ctx, record, spec), ctx.usable_nodes)
+    if _rests(ctx, record, copies):
+        return
+    spec = ctx.mirror.parse(record, DeploymentSpec)
+    wanted = scale(spec, demands.demand(ctx, record, spec), ctx.usable(spec.template.nodes))
     progress = rollout.progress(ctx, record, spec, copies)
     fleet = Fleet.of(ctx, copies, progress.release, wanted)
-    ends = rollout.ends(ctx, fleet, Wanted(wanted, spec, progress))
-    starts, unplaced = _starts(ctx, record, spec, fleet, wanted, progress, ends)
-    status = _status(ctx, record, spec, fleet, wanted, progress, unplaced)
+    case = Case(ctx, record, Wanted(wanted, spec, progress), fleet, copies)
+    ends = rollout.ends(ctx, fleet, case.wanted)
+    starts = _starts(case, ends)
+    status = _status(case)
     _note(ctx, record, status)
-    ctx.write_each([*ends.values(), *starts, *changed(record, status), *_trim(ctx, record, copies, progress)])
+    ctx.write_each([*ends.values(), *starts, *changed(record, status), *_trim(case)])
+
+
+def _rests(ctx: Context, record: Record, copies: list[Record]) -> bool:
+    """Whether it is stopped, all that follows from that is recorded, and nothing of it runs: as for most of a cell."""
+    status, bounds = record.status, record.spec.get("replicas")
+    return (
+        status.get("state") == "stopped"
+        and not status.get("reason")
+        and status.get("observed") == record.generation
+        and isinstance(bounds, dict)
+        and bounds.get("min") == 0
+        and len(copies) <= ctx.options.kept_ended
+        and all(copy.status.get("phase") == "exited" for copy in copies)
+    )
 
 
 # -- starting
 
 
-def _starts(
-    ctx: Context,
-    record: Record,
-    spec: DeploymentSpec,
-    fleet: Fleet,
-    wanted: Scale,
-    progress: rollout.Progress,
-    ends: dict[str, Update],
-) -> tuple[list[Op], list[Placement]]:
-    """New replicas of the release to serve: as many as are missing, as far as room, surge and patience allow."""
-    template = rollout.template(ctx, record, spec, progress.release)
+def _starts(case: Case, ends: dict[str, Update]) -> list[Op]:
+    """New replicas of the release to serve: as many as are missing, as far as room, surge and patience allow.
+
+    Adds to `ends` the replica whose port is needed before another can start.
+    """
+    ctx, record, progress, fleet = case.ctx, case.record, case.progress, case.fleet
     given_up = progress.failed and not progress.serving
-    if template is None or given_up or not ctx.all_settled:
-        return [], []
-    if template.exclusive and (fleet.running or fleet.lost):
-        return [], []
-    missing = rollout.room_for(wanted.replicas, fleet, len(ends))
+    if given_up or not ctx.all_settled or (case.wanted.alone and (fleet.running or fleet.lost)):
+        return []
+    missing = rollout.room_for(case.scale.replicas, fleet, len(ends))
     key = f"{record.uid}/{progress.release}/0"
     if missing <= 0 or ctx.memory.crash.wait_ms(key, ctx.tick_ms) > 0:
-        return [], []
+        return []
+    template = rollout.template(ctx, record, case.spec, progress.release)
+    if template is None or (template.exclusive and (fleet.running or fleet.lost)):
+        return []
     group = f"{record.uid}#{progress.release}"
     count = min(missing, ctx.options.max_new_per_pass)
-    requests = [Request(str(index), template.resources, group, wanted.per_node) for index in range(count)]
-    plan = place(ctx.snapshot({group: fleet.nodes}), requests)
-    values = {"release": progress.release}
+    requests = [Request.of(str(index), template, group, case.scale.per_node) for index in range(count)]
+    snapshot = ctx.snapshot({group: fleet.nodes})
+    plan = place(snapshot, requests)
     ops: list[Op] = []
     for placement in plan:
         if placement.node is None:
             break
-        created = replicas.creation(ctx, record, template, placement.node, {**values, "why": placement.reason})
-        ops.append(created)
-    return ops, [placement for placement in plan if placement.node is None]
+        ops.append(replicas.creation(ctx, record, template, placement.node, _values(case, placement)))
+    case.unplaced = [placement for placement in plan if placement.node is None]
+    if case.unplaced and not ops and not ends:
+        ends.update(rollout.yields(ctx, fleet, case.wanted, snapshot, requests[0]))
+    return ops
+
+
+def _values(case: Case, placement: Placement) -> dict[str, Any]:
+    values: dict[str, Any] = {"release": case.progress.release, "why": placement.reason}
+    if case.spec.pod:  # no gateway routes to it: what it listens on are the ports that it exposes
+        values.update(pod=True, order={"port": None, "needs_port": False})
+    return values
 
 
 # -- status
 
 
-def _status(
-    ctx: Context,
-    record: Record,
-    spec: DeploymentSpec,
-    fleet: Fleet,
-    wanted: Scale,
-    progress: rollout.Progress,
-    unplaced: list[Placement],
-) -> dict[str, Any]:
-    ready = sum(replicas.takes_requests(copy) for copy in fleet.staying + fleet.leaving + fleet.old)
-    own = sum(replicas.takes_requests(copy) for copy in fleet.staying)
-    before = record.status
-    status: dict[str, Any] = {**before, "observed": record.generation, "ready": ready, "warning": wanted.warning}
+def _status(case: Case) -> dict[str, Any]:
+    ctx, before, progress, wanted = case.ctx, case.record.status, case.progress, case.scale
+    ready = sum(replicas.is_up(copy) for copy in case.fleet.staying + case.fleet.leaving + case.fleet.old)
+    status: dict[str, Any] = {**before, "observed": case.record.generation, "ready": ready, "warning": wanted.warning}
     if before.get("wanted") != wanted.replicas:
         status["scaled"] = {"ms": ctx.now_ms, "from": int(before.get("wanted", 0)), "reason": wanted.reason}
     status.update(wanted=wanted.replicas, needed=wanted.needed, rollout=progress.document, serving=progress.serving)
-    status["state"], status["reason"] = _state(ctx, record, spec, fleet, wanted, progress, unplaced, own, ready)
+    status["state"], status["reason"] = _state(case, ready)
     if status["state"] != before.get("state"):
         status["changed_ms"] = ctx.now_ms
     return status
 
 
-def _state(
-    ctx: Context,
-    record: Record,
-    spec: DeploymentSpec,
-    fleet: Fleet,
-    wanted: Scale,
-    progress: rollout.Progress,
-    unplaced: list[Placement],
-    own: int,
-    ready: int,
-) -> tuple[str, str]:
+def _state(case: Case, ready: int) -> tuple[str, str]:
+    spec, wanted, progress = case.spec, case.scale, case.progress
     if spec.replicas.min == 0:
-        return "stopped", "" if not fleet.running else f"{len(fleet.running)} replicas are ending"
+        running = len(case.fleet.running)
+        return "stopped", "" if not running else f"{running} replica{'s are' if running > 1 else ' is'} ending"
     if progress.failed and not progress.serving:
         return "failed", progress.reason
     if wanted.replicas == 0:
         return "idle", wanted.reason
     failure = f"release {spec.release} failed: {progress.reason}" if progress.failed else ""
-    if unplaced:
-        return ("waiting" if ready == 0 else "degraded"), unplaced[0].reason
+    if case.unplaced:
+        return ("waiting" if ready == 0 else "degraded"), case.unplaced[0].reason
     if progress.state == "progressing" and progress.serving:
-        waits = _waits_for(ctx, record, fleet, progress)
+        own = sum(replicas.is_up(copy) for copy in case.fleet.staying)
+        waits = _waits_for(case)
         return "updating", waits or f"{own} of {wanted.replicas} replicas of release {spec.release} are ready"
     if ready >= wanted.replicas:
         return "ready", failure
-    waits = _waits_for(ctx, record, fleet, progress)
     state = "starting" if progress.state == "progressing" or ready == 0 else "degraded"
-    return state, failure or waits or f"{ready} of {wanted.replicas} replicas are ready"
+    return state, failure or _waits_for(case) or f"{ready} of {wanted.replicas} replicas are ready"
 
 
-def _waits_for(ctx: Context, record: Record, fleet: Fleet, progress: rollout.Progress) -> str:
-    wait_ms = ctx.memory.crash.wait_ms(f"{record.uid}/{progress.release}/0", ctx.tick_ms)
+def _waits_for(case: Case) -> str:
+    ctx, fleet = case.ctx, case.fleet
+    wait_ms = ctx.memory.crash.wait_ms(f"{case.record.uid}/{case.progress.release}/0", ctx.tick_ms)
     ended = [copy for copy in fleet.ended if not copy.status.get("ending")]
     if wait_ms > 0 and ended:
         why = ended[-1].status.get("reason") or "it ended"
         log = replicas.last_log(ctx, ended[-1])
         return f"its last replica failed ({why}{': ' + log[:200] if log else ''}); the next one starts after a pause"
     for copy in fleet.staying:
-        if not replicas.takes_requests(copy) and copy.status.get("reason"):
+        if not replicas.is_up(copy) and copy.status.get("reason"):
             return f"{copy.name} on {copy.spec['node']}: {copy.status['reason']}"
     return ""
 
@@ -167,17 +198,19 @@ def _note(ctx: Context, record: Record, status: dict[str, Any]) -> None:
 # -- ending
 
 
-def _trim(ctx: Context, record: Record, copies: list[Record], progress: rollout.Progress) -> list[Op]:
+def _trim(case: Case) -> list[Op]:
     """Records of replicas that ended long ago, and of releases that nobody will go back to."""
+    ctx, copies, progress = case.ctx, case.copies, case.progress
     ended = [copy for copy in copies if copy.status.get("phase") == "exited"]
     if progress.state == "progressing":  # what counts against a release is kept until it is judged
         ended = [copy for copy in ended if not rollout.counts_against(copy, int(progress.document["release"]))]
     old = ended[: -ctx.options.kept_ended] if len(ended) > ctx.options.kept_ended else []
     ops = replicas.deletions(ctx, old)
-    releases = ctx.mirror.owned("release", record.uid)
+    releases = ctx.mirror.releases(case.record.uid)
     if len(releases) > RELEASES_KEPT:
         used = {progress.serving, progress.release, *(int(copy.spec.get("release", 0)) for copy in copies)}
-        ops += [Delete(item) for item in releases[:-RELEASES_KEPT] if int(item.spec["number"]) not in used]
+        gone = [uid for number, uid in releases[:-RELEASES_KEPT] if number not in used]
+        ops += [Delete(item) for item in ctx.mirror.read(*gone)]
     return ops
 
 
@@ -191,7 +224,8 @@ def _remove(ctx: Context, record: Record) -> None:
     gone = [copy for copy in copies if replicas.forgotten(ctx, copy)]
     ops += [Delete(copy) for copy in gone]
     if len(gone) == len(copies):
-        ops += [Delete(item) for item in ctx.mirror.owned("release", record.uid)]
+        releases = [uid for _, uid in ctx.mirror.releases(record.uid)]
+        ops += [Delete(item) for item in ctx.mirror.read(*releases)]
         ops.append(Delete(record))
         ctx.write(*ops)
         ctx.event(record, "Removed", "nothing of it runs any more")

@@ -1,103 +1,100 @@
 """Jobs: work that ends. Queueing in the order of creation, all workers at once or none, retries, and the verdict.
 
 Owns the job's status. A worker whose replica failed is tried again as often as its job says; one whose node was lost
-is tried again without counting. A job that fits nowhere now waits and lets none of those behind it overtake, unless
-it could not run in the empty cell either.
+is tried again without counting. When a worker has failed for good, all of them are ended and the whole job runs
+again, as often as it says. A job that fits nowhere now waits and lets none of those behind it overtake, unless it
+could not run in the empty cell either. Replicas of a run carry its number; only those of the last one count.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from lepton_ai.control import replicas
+from lepton_ai.control.archives import archive
 from lepton_ai.control.context import Context
+from lepton_ai.control.gang import Queue, Worker, starts
 from lepton_ai.control.mirror import Delete, Op, Record, Update, changed
-from lepton_ai.scheduler.place import place
-from lepton_ai.scheduler.snapshot import Request
+from lepton_ai.control.rest import ENDED, due_ms, finished
 from lepton_ai.spec.workload import JobSpec
 
-FINAL = frozenset({"succeeded", "failed", "stopped"})
 RUNS = frozenset({"ready", "unready"})
+TOLD = ("state", "reason", "started_ms", "ended_ms", "succeeded", "failed")
 
 
 @dataclass(slots=True)
-class Worker:
-    """One worker of a job: its attempts, oldest first; `live` is the one that counts while it has not ended."""
+class Job:
+    """One job as a pass sees it. `run` is the number of the run that counts, `workers` are those of it."""
 
-    index: int
-    attempts: list[Record] = field(default_factory=list)
-    live: Record | None = None
-    failures: int = 0
-    done: bool = False
+    ctx: Context
+    record: Record
+    spec: JobSpec
+    copies: list[Record]
+    run: int
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it may run any more, as far as can be known."""
+        return all(copy.status.get("phase") == "exited" or replicas.missing(self.ctx, copy) for copy in self.copies)
 
 
 def reconcile(ctx: Context) -> None:
     """Bring every job one step nearer to its end."""
     queue = Queue()
-    records = [record for record in ctx.mirror.list("job") if not _rests(ctx, record)]
-    ctx.each(records, lambda record: _one(ctx, record, queue))
-
-
-def _rests(ctx: Context, record: Record) -> bool:
-    """Whether it ended, nothing of it runs, and its time to live is not over: a cell remembers thousands of those."""
-    known = ctx.memory.resting.get(record.uid)
-    return known is not None and known[0] == record.revision and ctx.now_ms < known[1]
-
-
-@dataclass(slots=True)
-class Queue:
-    """Who waits for room in this pass: `ahead` is the first job that nothing behind it may overtake."""
-
-    ahead: str = ""
+    ctx.each(ctx.mirror.list("job"), lambda record: _one(ctx, record, queue))
+    over = ctx.mirror.rest.over(ctx.now_ms, ctx.options.max_removed_per_pass)
+    ctx.write_each(Update(record, deleting=True) for record in ctx.mirror.read(*over) if _is_over(ctx, record))
 
 
 def _one(ctx: Context, record: Record, queue: Queue) -> None:
-    state = str(record.status.get("state", "queued"))
     if record.deleting:
         _remove(ctx, record)
         return
+    if finished(record):
+        _after(ctx, record)
+        return
     spec = ctx.mirror.parse(record, JobSpec)
-    if state in FINAL and not (state == "stopped" and not spec.stopped):
-        _after(ctx, record, spec, state)
-        return
-    copies = ctx.mirror.owned("replica", record.uid)
+    job = Job(ctx, record, spec, ctx.mirror.owned("replica", record.uid), int(record.status.get("runs", 1)))
+    state = str(record.status.get("state", ""))
     if state == "stopped":  # started again: what ended before says nothing about this run
-        status = {"state": "queued", "reason": "", "since_attempt": len(copies), "observed": record.generation}
-        ctx.write(Update(record, status={**record.status, **status, "started_ms": 0, "ended_ms": 0}))
+        state = "scheduled" if ctx.now_ms < (spec.start_at_ms or 0) else "queued"
+        ctx.write(Update(record, status=_next_run(job, state, "", retried=0)))
         return
-    workers = _workers(ctx, spec, copies, int(record.status.get("since_attempt", 0)))
-    ops: list[Op] = _superseded(ctx, workers)
-    verdict, reason = _verdict(ctx, spec, workers)
-    if verdict:
-        ops += [replicas.ending(ctx, worker.live, reason) for worker in workers if worker.live is not None]
-        ended = all(copy.status.get("phase") == "exited" or replicas.missing(ctx, copy) for copy in copies)
-        state = verdict if ended else "stopping"
+    job.workers = _workers(job)
+    if state in ("", "scheduled") and not spec.stopped and ctx.now_ms < (spec.start_at_ms or 0):
+        reason = f"starts at {datetime.fromtimestamp((spec.start_at_ms or 0) / 1000, UTC).isoformat()}"
+        ctx.write(*changed(record, _status(job, "scheduled", reason)))
+        return
+    ops: list[Op] = [*_superseded(job), *_trim(job)]
+    verdict, reason = _verdict(job)
+    if not verdict:
+        found = starts(ctx, record, spec, job.workers, queue, job.run)
+        ops += found.ops
+        status = _status(job, _state(job, found.paused, bool(found.ops)), found.reason)
     else:
-        starts, reason = _starts(ctx, record, spec, workers, queue)
-        ops += starts
-        state = _state(workers, bool(starts))
+        ops += [replicas.ending(ctx, worker.live, reason) for worker in job.workers if worker.live is not None]
+        status = _ending(job, verdict, reason)
     # Together or not at all: half a gang would hold its room and wait for the other half.
-    ctx.write(*ops, *changed(record, _status(ctx, record, workers, state, reason)))
+    ctx.write(*ops, *changed(record, status))
 
 
 # -- deciding
 
 
-def _workers(ctx: Context, spec: JobSpec, copies: list[Record], since: int) -> list[Worker]:
-    workers = [Worker(index) for index in range(spec.workers)]
-    for copy in copies:
+def _workers(job: Job) -> list[Worker]:
+    workers = [Worker(index) for index in range(job.spec.workers)]
+    for copy in job.copies:
         index = int(copy.spec.get("worker", 0))
-        if index < len(workers) and int(copy.spec.get("attempt", 0)) >= since:
+        if index < len(workers) and _counts(job, copy):
             workers[index].attempts.append(copy)
     for worker in workers:
         for copy in worker.attempts:
             end = copy.status.get("exit") or {}
             if copy.status.get("phase") != "exited":
-                if not copy.status.get("ending") and not replicas.missing(ctx, copy):
+                if not copy.status.get("ending") and not replicas.missing(job.ctx, copy):
                     worker.live = copy
             elif copy.status.get("ending"):
                 continue  # it was told to end: how it did says nothing about the work
@@ -110,144 +107,146 @@ def _workers(ctx: Context, spec: JobSpec, copies: list[Record], since: int) -> l
     return workers
 
 
-def _superseded(ctx: Context, workers: list[Worker]) -> list[Op]:
+def _counts(job: Job, copy: Record) -> bool:
+    """Whether the replica is of the run that counts. Those of an earlier release carry no number."""
+    if "run" in copy.spec:
+        return bool(copy.spec["run"] == job.run)
+    return job.run == 1 and int(copy.spec.get("attempt", 0)) >= int(job.record.status.get("since_attempt", 0))
+
+
+def _superseded(job: Job) -> list[Op]:
     """Attempts that still run although another one counts (their node was thought lost and came back)."""
+    live = {worker.live.uid for worker in job.workers if worker.live is not None}
     return [
-        replicas.ending(ctx, copy, "another attempt took its place")
-        for worker in workers
-        for copy in worker.attempts
+        replicas.ending(job.ctx, copy, "another attempt took its place")
+        for copy in job.copies
         if copy.status.get("phase") not in ("exited", "unknown")
         and not copy.status.get("ending")
-        and copy is not worker.live
+        and copy.uid not in live
     ]
 
 
-def _verdict(ctx: Context, spec: JobSpec, workers: list[Worker]) -> tuple[str, str]:
-    if spec.stopped:
-        return "stopped", "stopped by its owner"
-    if all(worker.done for worker in workers):
+def _trim(job: Job) -> list[Op]:
+    """Records of what ended in earlier runs, but for the last of them."""
+    old = [copy for copy in job.copies if copy.status.get("phase") == "exited" and not _counts(job, copy)]
+    kept = job.ctx.options.kept_attempts
+    return replicas.deletions(job.ctx, old[:-kept]) if len(old) > kept else []
+
+
+def _verdict(job: Job) -> tuple[str, str]:
+    """What becomes of it and why; "" while it goes on."""
+    if job.workers and all(worker.done for worker in job.workers):
         return "succeeded", ""
-    for worker in workers:
-        if worker.failures > spec.retries and not worker.done:
-            last = worker.attempts[-1]
-            log = replicas.last_log(ctx, last)
-            why = str(last.status.get("reason") or "it failed")
-            tries = f" after {worker.failures} tries" if worker.failures > 1 else ""
-            return "failed", f"worker {worker.index}{tries}: {why}" + (f": {log[:200]}" if log else "")
+    if job.spec.stopped:
+        return "stopped", "stopped by its owner"
+    for worker in job.workers:
+        if worker.failures <= job.spec.retries or worker.done:
+            continue
+        last = worker.attempts[-1]
+        log = replicas.last_log(job.ctx, last)
+        why = str(last.status.get("reason") or "it failed")
+        tries = f" after {worker.failures} tries" if worker.failures > 1 else ""
+        reason = f"worker {worker.index}{tries}: {why}" + (f": {log[:200]}" if log else "")
+        retried = int(job.record.status.get("retried", 0))
+        return ("retrying" if retried < job.spec.job_retries else "failed"), reason
     return "", ""
 
 
-def _state(workers: list[Worker], started: bool) -> str:
-    live = [worker.live for worker in workers if worker.live is not None]
+def _ending(job: Job, verdict: str, reason: str) -> dict[str, Any]:
+    """The status once it is known what becomes of the job, while its workers end and when they have."""
+    if verdict != "retrying":
+        return _status(job, verdict if job.ended else "stopping", reason)
+    retried = int(job.record.status.get("retried", 0)) + 1
+    text = f"run {retried + 1} of {job.spec.job_retries + 1} follows; {reason}"
+    if not job.ended:
+        return _status(job, verdict, text)
+    _note(job, verdict, text)
+    return _next_run(job, verdict, text, retried=retried, told={"state": "failed", "reason": reason})
+
+
+def _next_run(job: Job, state: str, reason: str, *, retried: int, told: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The status in which the job runs anew; what became of this run (`told`: as far as it is news) is history."""
+    before = job.record.status
+    past = {"run": job.run, **{key: before.get(key) for key in TOLD}, **(told or {})}
+    past["ended_ms"] = before.get("ended_ms") or job.ctx.now_ms + 1
+    history = [*before.get("history", ()), past][-job.ctx.options.kept_runs :]
+    blank = dict.fromkeys(("active", "ready", "failed", "succeeded", "started_ms", "ended_ms"), 0)
+    found = {"state": state, "reason": reason, "runs": job.run + 1, "retried": retried, "history": history}
+    return {**before, **blank, **found, "observed": job.record.generation}
+
+
+# -- status
+
+
+def _state(job: Job, paused: bool, started: bool) -> str:
+    live = [worker.live for worker in job.workers if worker.live is not None]
     if any(copy.status.get("phase") in RUNS for copy in live):
         return "running"
-    return "starting" if live or started else "queued"
+    if live or started:
+        return "starting"
+    return "retrying" if paused else "queued"
 
 
-def _status(ctx: Context, record: Record, workers: list[Worker], state: str, reason: str) -> dict[str, Any]:
+def _status(job: Job, state: str, reason: str) -> dict[str, Any]:
+    before, workers = job.record.status, job.workers
     live = [worker.live for worker in workers if worker.live is not None]
     ready = sum(copy.status.get("phase") in RUNS for copy in live)
-    status = {**record.status, "state": state, "reason": reason, "observed": record.generation}
+    status = {**before, "state": state, "reason": reason, "observed": job.record.generation, "runs": job.run}
     status.update(active=len(live), ready=ready, succeeded=sum(worker.done for worker in workers))
     status["failed"] = sum(worker.failures for worker in workers)
-    if (state == "running" or state in FINAL) and not status.get("started_ms"):
-        first = [int(c.status.get("started_ms") or 0) for worker in workers for c in worker.attempts]
-        status["started_ms"] = min((ms for ms in first if ms), default=ctx.now_ms)
-    if state in FINAL:
+    if (state == "running" or state in ENDED) and not status.get("started_ms"):
+        first = [int(copy.status.get("started_ms") or 0) for worker in workers for copy in worker.attempts]
+        status["started_ms"] = min((ms for ms in first if ms), default=job.ctx.now_ms)
+    if state in ENDED:
         # Rounded up: the last line of its log lies before its end.
-        status["ended_ms"] = ctx.now_ms + 1
-    if state != record.status.get("state"):
-        text = f"{record.status.get('state') or 'new'} -> {state}"
-        ctx.event(record, "State", text + (f": {reason}" if reason else ""), warning=state == "failed")
+        status["ended_ms"] = job.ctx.now_ms + 1
+    _note(job, state, reason)
     return status
 
 
-# -- starting
-
-
-def _starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], queue: Queue) -> tuple[list[Op], str]:
-    idle = [worker for worker in workers if worker.live is None and not worker.done]
-    waits = [str(w.live.status["reason"]) for w in workers if w.live is not None and w.live.status.get("reason")]
-    reason = waits[0] if waits else ""
-    if not idle or not ctx.all_settled:
-        return [], reason
-    first = not any(worker.attempts for worker in workers)
-    if first and queue.ahead:
-        return [], f"waits behind job {queue.ahead}"
-    due = [worker for worker in idle if ctx.memory.crash.wait_ms(f"{record.uid}/0/{worker.index}", ctx.tick_ms) <= 0]
-    if not due:
-        return [], "a worker failed; the next try starts after a pause"
-    requests = [Request(str(worker.index), spec.template.resources) for worker in due]
-    plan = place(ctx.snapshot(), requests, together=first)
-    unplaced = next((item for item in plan if item.node is None), None)
-    if unplaced is not None and _fits_empty(ctx, requests):
-        queue.ahead = queue.ahead or record.name
-    if unplaced is not None and first:
-        return [], unplaced.reason
-    ops: list[Op] = []
-    for worker, placement in zip(due, plan, strict=True):
-        if placement.node is not None:
-            ops.append(_creation(ctx, record, spec, worker, placement.node))
-    return ops, unplaced.reason if unplaced is not None else reason
-
-
-def _creation(ctx: Context, record: Record, spec: JobSpec, worker: Worker, node: str) -> Op:
-    env = {
-        "LEPTON_JOB_TOTAL_WORKERS": str(spec.workers),
-        "LEPTON_JOB_WORKER_INDEX": str(worker.index),
-        "WORLD_SIZE": str(spec.workers),
-        "NODE_RANK": str(worker.index),
-    }
-    attempt = len(ctx.mirror.owned("replica", record.uid))
-    template = spec.template
-    values: dict[str, Any] = {
-        "worker": worker.index,
-        "attempt": attempt,
-        "env": {**env, **template.env},
-        "needs_port": template.port is not None or any("{port}" in part for part in template.command),
-    }
-    return replicas.creation(ctx, record, template, node, values)
-
-
-def _fits_empty(ctx: Context, requests: list[Request]) -> bool:
-    """Whether the nodes could take it if nothing else ran: only then is it worth making others wait."""
-    snapshot = ctx.snapshot()
-    empty = replace(snapshot, used=np.zeros_like(snapshot.used), groups={})
-    return all(item.node is not None for item in place(empty, requests, together=True))
+def _note(job: Job, state: str, reason: str) -> None:
+    before = job.record.status.get("state")
+    if state != before:
+        text = f"{before or 'new'} -> {state}" + (f": {reason}" if reason else "")
+        job.ctx.event(job.record, "State", text, warning=state in ("failed", "retrying"))
 
 
 # -- after the end
 
 
-def _after(ctx: Context, record: Record, spec: JobSpec, state: str) -> None:
-    """A job that ended: nothing of it may run, and it goes when its time to live is over."""
-    copies = ctx.mirror.owned("replica", record.uid)
+def _after(ctx: Context, record: Record) -> None:
+    """A job that ended while something of it may still run (else it rests): that ends too."""
     ops: list[Op] = [
-        replicas.ending(ctx, copy, f"the job has {state}")
-        for copy in copies
+        replicas.ending(ctx, copy, f"the job has {record.status['state']}")
+        for copy in ctx.mirror.owned("replica", record.uid)
         if copy.status.get("phase") not in ("exited", "unknown") and not copy.status.get("ending")
     ]
-    ended_ms = int(record.status.get("ended_ms") or 0)
-    if spec.ttl_s is not None and ended_ms and ctx.now_ms >= ended_ms + spec.ttl_s * 1000:
+    if _is_over(ctx, record):
         ops.append(Update(record, deleting=True))
     ctx.write_each(ops)
-    if not ops and all(copy.status.get("phase") == "exited" for copy in copies):
-        until_ms = ended_ms + spec.ttl_s * 1000 if spec.ttl_s is not None and ended_ms else math.inf
-        ctx.memory.resting[record.uid] = (record.revision, until_ms)
+
+
+def _is_over(ctx: Context, record: Record) -> bool:
+    """Whether the job has ended and its time to live is over."""
+    due = due_ms(record)
+    return finished(record) and due is not None and due <= ctx.now_ms
 
 
 def _remove(ctx: Context, record: Record) -> None:
-    ctx.memory.resting.pop(record.uid, None)
+    """End what runs, wait until the nodes have let go of it, then put the job away: all in one transaction."""
     copies = ctx.mirror.owned("replica", record.uid)
     ops: list[Op] = [
         replicas.ending(ctx, copy, "the job is being removed")
         for copy in copies
         if copy.status.get("phase") != "exited" and not copy.status.get("ending")
     ]
-    gone = [copy for copy in copies if replicas.forgotten(ctx, copy)]
-    ops += [Delete(copy) for copy in gone]
-    if len(gone) == len(copies):
-        ctx.write(*ops, Delete(record))
+    waits = [copy for copy in copies if not replicas.forgotten(ctx, copy)]
+    if not waits:
+        ctx.write(*(Delete(copy) for copy in copies), archive(ctx, record, copies), Delete(record))
+        ctx.event(record, "Removed", "nothing of it runs any more")
         return
-    status = {**record.status, "state": "deleting", "observed": record.generation}
+    status = {**record.status, "observed": record.generation}
+    if status.get("state") not in ENDED:
+        reason = f"waits for its replicas on {', '.join(sorted({str(copy.spec['node']) for copy in waits}))}"
+        status.update(state="deleting", reason=reason)
     ctx.write_each([*ops, *changed(record, status)])

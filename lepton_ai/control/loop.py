@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 
-from lepton_ai.control import deployments, jobs, machines, replicas, routes
+from lepton_ai.control import archives, deployments, jobs, machines, orders, replicas, routes
 from lepton_ai.control.backoff import Backoff
 from lepton_ai.control.context import Context, Memory, Services
 from lepton_ai.control.leader import Leader
@@ -65,7 +65,8 @@ class Loop:
             deployments.reconcile(ctx)
             jobs.reconcile(ctx)
             routes.offer(ctx)
-            replicas.order(ctx)
+            orders.order(ctx)
+            archives.sweep(ctx)
         except StaleEpoch:
             self.leader.lose()
             return False

@@ -59,6 +59,7 @@ def _one(ctx: Context, record: Record, ops: list[Op]) -> None:
             address=report.address,
             runtime=report.runtime,
             isolation=report.isolation,
+            forwards=report.forwards,
             machine=report.machine.model_dump(mode="json"),
         )
         written_ms = ctx.memory.node_written.get(name, -1_000_000)

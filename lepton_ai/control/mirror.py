@@ -1,6 +1,8 @@
 """The records of a cell in memory, kept current by the store's changes: what makes a quiet pass almost free.
 
 Owns reading and writing of records for the loops. Every write goes to the store first, with the leader's lease.
+What the loops have nothing to do for is not kept: of jobs that rest (see `rest`) when they are to go, of releases
+their numbers. It is read when it is needed.
 """
 
 from __future__ import annotations
@@ -11,12 +13,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+from lepton_ai.control.rest import Rest, finished
 from lepton_ai.errors import Conflict, Invalid, NotFound, StaleEpoch
 from lepton_ai.spec.base import Model
+from lepton_ai.spec.workload import ReleaseSpec
 from lepton_ai.store import Create, Delete, Lease, Op, Record, Store, Update
 
-KINDS = ("node", "deployment", "release", "job", "replica")
+KINDS = ("node", "deployment", "job", "replica", "ingress")
+RELEASE = "release"
+RELEASES_KEPT = 256
 BATCH = 256
+PAGE = 500
 
 M = TypeVar("M", bound=Model)
 _log = logging.getLogger(__name__)
@@ -34,6 +41,10 @@ class Mirror:
         self._running: dict[str, Record] = {}
         self._order: dict[str, builtins.list[str]] = {}
         self._parsed: dict[str, tuple[int, Model]] = {}
+        self._releases: dict[str, dict[str, int]] = {}
+        self._owner_of: dict[str, str] = {}
+        self._release_specs: dict[str, ReleaseSpec] = {}
+        self.rest = Rest()
 
     @property
     def revision(self) -> int:
@@ -51,7 +62,7 @@ class Mirror:
             except Invalid:
                 self._reload()
                 return
-            latest = {change.uid: change for change in changes if change.kind in self._kinds}
+            latest = {change.uid: change for change in changes if change.kind in self._kinds or change.kind == RELEASE}
             stale = []
             for uid, change in latest.items():
                 known = self._records.get(uid)
@@ -85,6 +96,38 @@ class Mirror:
 
     def get(self, uid: str) -> Record | None:
         return self._records.get(uid)
+
+    def read(self, *uids: str) -> builtins.list[Record]:
+        """Records as they are in the store now, also those that are not kept; what is gone is left out."""
+        return self._store.fetch(uids)
+
+    def find(self, workspace: str, kind: str, name: str) -> Record | None:
+        """One record of any kind, as it is in the store now."""
+        return self._store.find(workspace, kind, name)
+
+    def releases(self, owner_uid: str) -> builtins.list[tuple[int, str]]:
+        """(number, uid) of the releases of a deployment, oldest first."""
+        return sorted((number, uid) for uid, number in self._releases.get(owner_uid, {}).items())
+
+    def release(self, owner_uid: str, number: int) -> ReleaseSpec | None:
+        """One release of a deployment; they never change, so the last ones read are remembered."""
+        uid = next((uid for known, uid in self.releases(owner_uid) if known == number), None)
+        if uid is None:
+            return None
+        if uid not in self._release_specs:
+            if len(self._release_specs) >= RELEASES_KEPT:
+                del self._release_specs[next(iter(self._release_specs))]
+            for record in self._store.fetch([uid]):
+                self._release_specs[uid] = ReleaseSpec.model_validate(record.spec)
+        return self._release_specs.get(uid)
+
+    def counts(self, kind: str) -> dict[str, int]:
+        """How many records of any kind there are in the store, by workspace."""
+        return self._store.counts(kind)
+
+    def oldest(self, kind: str, limit: int, workspace: str | None = None) -> builtins.list[Record]:
+        """The oldest records of any kind, from the store."""
+        return self._store.list(kind, workspace=workspace, limit=limit)
 
     def parse(self, record: Record, model: type[M], value: Any = None) -> M:
         """The record's spec as `model`, remembered until it changes. `value`: the part of the spec to read."""
@@ -131,12 +174,17 @@ class Mirror:
                 self._fetch(op.record.uid)
 
     def _reload(self) -> None:
-        since = self._store.revision()
-        found = {record.uid: record for kind in KINDS for record in self._store.list(kind)}
-        for uid in set(self._records) - set(found):
+        since, seen = self._store.revision(), set[str]()
+        # Jobs before their replicas: of those that rest the replicas are not kept either.
+        for kind in ("node", "deployment", RELEASE, "job", "replica", "ingress"):
+            after = ""
+            while page := self._store.list(kind, after=after, limit=PAGE):
+                for record in page:
+                    seen.add(record.uid)
+                    self._keep(record)
+                after = page[-1].uid
+        for uid in {*self._records, *self._owner_of, *self.rest} - seen:
             self._drop(uid)
-        for record in found.values():
-            self._keep(record)
         self._since = since
 
     def _fetch(self, *uids: str) -> None:
@@ -145,10 +193,61 @@ class Mirror:
             if uid not in found:
                 self._drop(uid)
         for record in found.values():
-            if record.kind in self._kinds:
-                self._keep(record)
+            self._keep(record)
 
     def _keep(self, record: Record) -> None:
+        if record.kind == RELEASE:
+            self._keep_release(record)
+        elif record.kind == "job":
+            self._keep_job(record)
+        elif record.kind == "replica" and record.owner_uid is not None:
+            self._keep_replica(record, record.owner_uid)
+        elif record.kind in self._kinds:
+            self._hold(record)
+
+    def _keep_release(self, record: Record) -> None:
+        number = record.spec.get("number")
+        if record.owner_uid is not None and isinstance(number, int):
+            self._releases.setdefault(record.owner_uid, {})[record.uid] = number
+            self._owner_of[record.uid] = record.owner_uid
+
+    def _keep_job(self, record: Record) -> None:
+        if finished(record) and not self._runs(record.uid):
+            self._lay_down(record)
+            return
+        rested = record.uid in self.rest
+        self.rest.drop(record.uid)
+        self._hold(record)
+        if rested:
+            for copy in self._store.list("replica", owner_uid=record.uid):
+                self._hold(copy)
+
+    def _keep_replica(self, record: Record, owner_uid: str) -> None:
+        ended = record.status.get("phase") == "exited"
+        if owner_uid in self.rest:
+            if ended:
+                return
+            # Something of a job that rested runs (its node was away): both are looked after again.
+            self.rest.drop(owner_uid)
+            for item in [*self._store.fetch([owner_uid]), *self._store.list("replica", owner_uid=owner_uid)]:
+                self._hold(item)
+        self._hold(record)
+        owner = self._records.get(owner_uid)
+        if ended and owner is not None and owner.kind == "job" and finished(owner) and not self._runs(owner_uid):
+            self._lay_down(owner)
+
+    def _runs(self, owner_uid: str) -> bool:
+        """Whether a replica of the owner has not ended."""
+        owned = self._owned.get(("replica", owner_uid), {})
+        return any(copy.status.get("phase") != "exited" for copy in owned.values())
+
+    def _lay_down(self, job: Record) -> None:
+        for copy in self.owned("replica", job.uid):
+            self._drop(copy.uid)
+        self._drop(job.uid)
+        self.rest.add(job)
+
+    def _hold(self, record: Record) -> None:
         if record.uid not in self._records:
             self._order.pop(record.kind, None)
         self._records[record.uid] = record
@@ -161,6 +260,13 @@ class Mirror:
             self._owned[(record.kind, record.owner_uid)][record.uid] = record
 
     def _drop(self, uid: str) -> None:
+        self.rest.drop(uid)
+        owner_uid = self._owner_of.pop(uid, None)
+        if owner_uid is not None:
+            numbers = self._releases.get(owner_uid, {})
+            numbers.pop(uid, None)
+            if not numbers:
+                self._releases.pop(owner_uid, None)
         record = self._records.pop(uid, None)
         self._parsed.pop(uid, None)
         self._running.pop(uid, None)

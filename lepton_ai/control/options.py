@@ -24,3 +24,9 @@ class Options:
     max_orders_per_pass: int = 256  # orders to one node in one pass
     failed_starts: int = 3  # a release whose replicas end before they were ready so often is stopped
     kept_ended: int = 5  # ended replicas a deployment keeps to be looked at
+    max_removed_per_pass: int = 50  # finished jobs whose time to live is over, and archives, that go in one pass
+    kept_runs: int = 20  # earlier runs that a job's status tells of
+    kept_attempts: int = 20  # ended replicas of a job's earlier runs that are kept to be looked at
+    archive_days: float = 14.0  # what stays of removed jobs is kept so long
+    archive_count: int = 10_000  # ... and so many of a workspace
+    archive_s: float = 60.0  # how often that is looked after

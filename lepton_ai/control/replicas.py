@@ -1,8 +1,9 @@
-"""One running copy: what its node says of it, how it leaves, and the orders that make it so.
+"""One running copy: how it comes to be, what its node says of it, and how it leaves.
 
-Owns the records of kind "replica": spec = {replica, node, release, secrets, drain_s, attempt, ...}, status = what is
-known. A replica that is wanted no more has `ending` (why) in its status: draining (out of the gateway, requests
-finish) -> stopping (told to its node) -> exited. Whether it is wanted is decided by deployments and jobs.
+Owns the records of kind "replica": spec = {replica, node, release, secrets, logins, user, drain_s, attempt, ...},
+status = what is known. A replica that is wanted no more has `ending` (why) in its status: draining (out of the
+gateway, requests finish) -> stopping (told to its node) -> exited. Whether it is wanted is decided by deployments and
+jobs; telling its node is `orders`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lepton_ai.control import rendezvous
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Create, Delete, Op, Record, Update, changed
-from lepton_ai.errors import Busy, Failed, LeptonError, StaleEpoch, Timeout, Unavailable
-from lepton_ai.spec.replica import Exit, FetchBlob, ReplicaReport, ReplicaSpec
+from lepton_ai.scheduler.snapshot import ports_of
+from lepton_ai.spec.replica import Exit, FetchBlob, MountOrder, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Template
 
 CHURNING = frozenset({"cpu_milli", "memory_mib", "last_log", "uid"})
@@ -26,66 +28,55 @@ def reconcile(ctx: Context) -> None:
     ctx.each(
         ctx.mirror.running(), lambda record: ops.extend(changed(record, _advance(ctx, record, _look(ctx, record))))
     )
-    _note_crashes(ctx, ops)
+    note_crashes(ctx, ops)
     ctx.write_each(ops)
-    ctx.each(ctx.mirror.running(), lambda record: ctx.reserve(str(record.spec["node"]), spec_of(ctx, record).resources))
-
-
-def order(ctx: Context) -> None:
-    """Send every node what it should do and does not do yet; lost orders are repeated after a while."""
-    budget = {name: ctx.options.max_orders_per_pass for name in ctx.views}
-    # Of those that ended only what a node still holds is of interest.
-    held = [record for uid in ctx.reports if (record := ctx.mirror.get(uid)) and record.status.get("phase") == "exited"]
-    ctx.each([*ctx.mirror.running(), *held], lambda record: _order(ctx, record, budget))
-    for uid, (node, report) in ctx.reports.items():
-        if ctx.mirror.get(uid) is not None or budget.get(node, 0) <= 0:
-            continue
-        # Nobody's: its record is gone (a deleted deployment, a node that was away for long).
-        verb = "forget" if report.phase == "exited" else "stop"
-        if _due(ctx, verb, uid):
-            budget[node] -= 1
-            if verb == "forget":
-                ctx.services.fleet.forget(node, uid, ctx.lease.epoch, None)
-            else:
-                ctx.services.fleet.stop(node, uid, None, ctx.lease.epoch)
-    horizon_ms = ctx.tick_ms - 60_000
-    ctx.memory.sent = {key: sent for key, sent in ctx.memory.sent.items() if sent > horizon_ms}
+    ctx.each(ctx.mirror.running(), lambda record: _reserve(ctx, record))
 
 
 def creation(ctx: Context, owner: Record, template: Template, node: str, values: dict[str, Any]) -> Create:
-    """The record of a new replica. `values` go into its spec; "env" and "needs_port" of it into the ReplicaSpec."""
+    """The record of a new replica. `values` go into its spec; "order" of it holds fields of the ReplicaSpec."""
     uid = ctx.services.new_uid()
-    kind = owner.kind
     release, worker = int(values.get("release", 0)), int(values.get("worker", 0))
-    tail = uid.replace("-", "")[-8:]
-    name = f"{owner.name[:40]}-{release or worker}-{tail}"
+    name = f"{owner.name}-{release or worker}-{uid.replace('-', '')[-8:]}"
+    fields: dict[str, Any] = {
+        "env": template.env,
+        "port": template.port,
+        "ports": template.ports,
+        # Where a volume lies is known when the order is sent.
+        "mounts": tuple(
+            MountOrder(volume=item.volume, path=item.path, target=item.target, read_only=item.read_only)
+            for item in template.mounts
+        ),
+        **values.pop("order", {}),
+    }
     spec = ReplicaSpec(
         uid=uid,
         workspace=owner.workspace,
         name=name,
-        owner_kind=kind,
+        owner_kind=owner.kind,
         owner=owner.name,
         release=release,
         worker=worker,
         command=template.command,
         image=template.image,
-        env={**template.env, **values.pop("env", {})},
         blobs=tuple(FetchBlob(ref=ref, url="") for ref in template.blobs),
         resources=template.resources,
-        port=template.port,
-        needs_port=values.pop("needs_port", True),
+        shared_memory_mib=template.shared_memory_mib,
         health=template.health,
         grace_s=template.grace_s,
         exclusive=template.exclusive,
+        **fields,
     )
     stored = {
         "replica": spec.model_dump(mode="json"),
         "node": node,
         "secrets": dict(template.secrets),
+        "logins": list(template.image_pull_secrets),
+        "user": str(owner.spec.get("created_by") or ""),
         "drain_s": template.drain_s,
         **values,
     }
-    ctx.reserve(node, template.resources)
+    ctx.reserve(node, template.resources, ports_of(spec.port, spec.ports), name)
     return Create(owner.workspace, "replica", name, stored, {"phase": "placed"}, owner.uid, uid)
 
 
@@ -112,7 +103,8 @@ def grace_ms(ctx: Context, record: Record) -> float:
     spec = spec_of(ctx, record)
     if spec.exclusive:
         return (spec.lease_s + ctx.options.exclusive_margin_s) * 1000
-    return (ctx.options.job_grace_s if spec.owner_kind == "job" else ctx.options.node_grace_s) * 1000
+    patient = spec.owner_kind == "job" or record.spec.get("pod")  # what is lost with it is more than a moment's service
+    return (ctx.options.job_grace_s if patient else ctx.options.node_grace_s) * 1000
 
 
 def serves(ctx: Context, record: Record) -> bool:
@@ -122,8 +114,13 @@ def serves(ctx: Context, record: Record) -> bool:
 
 def takes_requests(record: Record) -> bool:
     """Ready, or ready when its node fell silent: then the gateway's own health checks decide."""
+    return is_up(record) and bool(record.status.get("port"))
+
+
+def is_up(record: Record) -> bool:
+    """Whether it does what it is for: as `takes_requests`, also for what no request is sent to."""
     status = record.status
-    if status.get("ending") or not status.get("port"):
+    if status.get("ending"):
         return False
     return status.get("phase") == "ready" or (status.get("phase") == "unknown" and status.get("was") == "ready")
 
@@ -178,6 +175,15 @@ def deletions(ctx: Context, records: list[Record]) -> list[Op]:
 # -- observing
 
 
+def _reserve(ctx: Context, record: Record) -> None:
+    """Room for it, and its ports unless it is given up: then its node may be gone, and nobody else's port with it."""
+    spec = spec_of(ctx, record)
+    ports = [] if missing(ctx, record) else ports_of(spec.port, spec.ports)
+    if ports or (record.status.get("port") and not missing(ctx, record)):
+        ports += [int(record.status.get("port") or 0)]
+    ctx.reserve(str(record.spec["node"]), spec.resources, ports, record.name)
+
+
 def _look(ctx: Context, record: Record) -> dict[str, Any]:
     try:
         spec_of(ctx, record)
@@ -201,6 +207,8 @@ def _observe(ctx: Context, record: Record, node: str) -> dict[str, Any]:
         return status
     found = ctx.reports.get(record.uid)
     if found is not None:
+        if found[1].image == "advisory" and status.get("image") != "advisory":
+            _note_image(ctx, record)
         return _merge(ctx, status, found[1])
     if status.get("seen"):
         return _gone(ctx, status, f"node {node} knows nothing of it any more")
@@ -212,6 +220,8 @@ def _observe(ctx: Context, record: Record, node: str) -> dict[str, Any]:
     if status.get("phase") == "unknown":
         status.update(phase="placed", reason="")
         status.pop("was", None)
+    if rendezvous.waits(ctx, record):
+        status["reason"] = "waits until worker 0 has its port"
     return status
 
 
@@ -238,6 +248,21 @@ def _merge(ctx: Context, status: dict[str, Any], report: ReplicaReport) -> dict[
         fields["reason"] = report.reason or (report.exit.describe() if report.exit else "ended")
     status.update(fields)
     return status
+
+
+def _note_image(ctx: Context, record: Record) -> None:
+    """Say once for a release, or a job, that its image is not what runs."""
+    release, owner_uid = record.spec.get("release"), str(record.owner_uid)
+    owner = ctx.mirror.get(owner_uid)
+    for copy in ctx.mirror.owned("replica", owner_uid):
+        if copy.status.get("image") == "advisory" and copy.spec.get("release") == release:
+            return
+    if owner is None or ctx.memory.said.get(f"{owner_uid}#{release}") == "image":
+        return
+    ctx.memory.said[f"{owner_uid}#{release}"] = "image"
+    image = str(spec_of(ctx, record).image)[:200]
+    text = f"image {image} is not used: nodes of this cell run processes (runtime=process://)"
+    ctx.event(owner, "ImageNotUsed", text, warning=True)
 
 
 def _gone(ctx: Context, status: dict[str, Any], why: str) -> dict[str, Any]:
@@ -271,7 +296,7 @@ def _needed(ctx: Context, record: Record) -> bool:
     return bool(owner.status.get("wanted")) and owner.status.get("state") != "failed"
 
 
-def _note_crashes(ctx: Context, ops: list[Op]) -> None:
+def note_crashes(ctx: Context, ops: list[Op]) -> None:
     for op in ops:
         if not isinstance(op, Update) or op.status is None or op.status.get("phase") != "exited":
             continue
@@ -286,77 +311,3 @@ def _note_crashes(ctx: Context, ops: list[Op]) -> None:
 def crash_key(record: Record) -> str:
     """Failures are counted by release, and by worker of a job."""
     return f"{record.owner_uid}/{record.spec.get('release', 0)}/{record.spec.get('worker', 0)}"
-
-
-# -- orders
-
-
-def _order(ctx: Context, record: Record, budget: dict[str, int]) -> None:
-    node = str(record.spec.get("node"))
-    if not ctx.connected(node) or budget.get(node, 0) <= 0:
-        return
-    try:
-        budget[node] -= _order_one(ctx, record, node)
-    except (StaleEpoch, Unavailable, Busy, Timeout):
-        raise
-    except LeptonError as error:
-        _refuse(ctx, record, error)
-
-
-def _order_one(ctx: Context, record: Record, node: str) -> int:
-    status, fleet, epoch = record.status, ctx.services.fleet, ctx.lease.epoch
-    found = ctx.reports.get(record.uid)
-    if status.get("phase") == "exited":
-        if found is None:
-            return 0
-        verb = "forget" if found[1].phase == "exited" else "stop"
-    elif status.get("phase") == "stopping":
-        verb = "stop" if found is not None and found[1].phase != "exited" else ""
-    else:
-        verb = "" if found is not None or status.get("ending") or status.get("seen") else "apply"
-    if verb == "apply" and (why := ctx.views[node].refused.get(record.uid)) is not None:
-        raise Failed(f"{node} does not run it: {why}")
-    if not verb or not _due(ctx, verb, record.uid):
-        return 0
-    if verb == "apply":
-        fleet.apply(node, _resolved(ctx, record), epoch)
-    elif verb == "stop":
-        fleet.stop(node, record.uid, None, epoch)
-    else:
-        try:
-            spec = spec_of(ctx, record)
-        except (ValidationError, KeyError, TypeError):
-            spec = None
-        fleet.forget(node, record.uid, epoch, spec)
-    return 1
-
-
-def _due(ctx: Context, verb: str, uid: str) -> bool:
-    sent_ms = ctx.memory.sent.get((verb, uid))
-    if sent_ms is not None and ctx.tick_ms - sent_ms < ctx.options.resend_s * 1000:
-        return False
-    ctx.memory.sent[(verb, uid)] = ctx.tick_ms
-    return True
-
-
-def _resolved(ctx: Context, record: Record) -> ReplicaSpec:
-    """The order as the node gets it: with secrets and fetch headers, which are never recorded."""
-    spec = spec_of(ctx, record)
-    env = dict(spec.env)
-    for name, secret in record.spec.get("secrets", {}).items():
-        env[name] = ctx.services.secret(record.workspace, secret)
-    blobs = []
-    for blob in spec.blobs:
-        url, headers = ctx.services.blob_url(blob.ref.digest)
-        blobs.append(FetchBlob(ref=blob.ref, url=url, headers=headers))
-    return spec.model_copy(update={"env": env, "blobs": tuple(blobs)})
-
-
-def _refuse(ctx: Context, record: Record, error: LeptonError) -> None:
-    """It cannot be ordered (a secret does not exist), or its node does not take it: that is how it ended."""
-    end = Exit(reason=error.message, ended_ms=ctx.now_ms)
-    status = {**record.status, "phase": "exited", "reason": error.message, "last_log": error.message}
-    status["exit"] = {**end.model_dump(mode="json"), "lost": False}
-    ops: list[Op] = [Update(record, status=status)]
-    _note_crashes(ctx, ops)
-    ctx.write_each(ops)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lepton_ai.control import replicas
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Record, Update
+from lepton_ai.scheduler.place import place
 from lepton_ai.scheduler.scale import Scale
-from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Template
+from lepton_ai.scheduler.snapshot import Request, Snapshot
+from lepton_ai.spec.workload import DeploymentSpec, Template
 
 SURGE_SHARE = 0.25
 UNHEALTHY_S = 10.0
@@ -40,11 +42,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What `ends` needs to know besides the replicas."""
+    """What is to be so: how many replicas, of which release."""
 
     scale: Scale
     spec: DeploymentSpec
     progress: Progress
+
+    @property
+    def alone(self) -> bool:
+        """Whether two must never run at once, as far as can be known: the old one ends before the new one starts."""
+        return self.spec.template.exclusive or self.spec.pod
 
 
 @dataclass(slots=True)
@@ -139,10 +146,8 @@ def template(ctx: Context, record: Record, spec: DeploymentSpec, release: int) -
     """What replicas of `release` are made from; None when its record is gone."""
     if release == spec.release:
         return spec.template
-    for item in ctx.mirror.owned("release", record.uid):
-        if int(item.spec["number"]) == release:
-            return ctx.mirror.parse(item, ReleaseSpec).template
-    return None
+    found = ctx.mirror.release(record.uid, release)
+    return None if found is None else found.template
 
 
 def room_for(wanted: int, fleet: Fleet, ending: int) -> int:
@@ -173,29 +178,57 @@ def ends(ctx: Context, fleet: Fleet, wanted: Wanted) -> dict[str, Update]:
     if len(fleet.staying) >= count and not any(copy.status.get("phase") in NEVER_SERVED for copy in fleet.staying):
         for copy, why in [(copy, why) for copy in fleet.staying if (why := _unhealthy(ctx, copy))][:1]:
             end(copy, why)
-    if wanted.spec.template.exclusive:
-        for copy in others:
+    if wanted.alone:
+        for copy in [*others, *fleet.staying[count:]]:
             end(copy, _why(copy, wanted))
-        for copy in fleet.lost:  # its lease is over: whatever its node says later, it is not to start again
-            end(copy, f"{copy.spec['node']} was silent for longer than its lease")
+        for copy in fleet.lost:  # whatever its node says later, it is not to go on
+            end(copy, f"{copy.spec['node']} was silent for too long")
         return found
     good = [copy for copy in fleet.staying if replicas.relied_on(ctx, copy) and copy.uid not in found]
+    enough = count
+    if wanted.spec.spread == "required" and not fleet.leaving:
+        # One a node: more than there are nodes never come, and the old ones need not wait for them.
+        enough = min(count, ctx.usable(wanted.spec.template.nodes))
     # Those of silent nodes that may be back in a moment are neither counted nor ended before all is well.
     useful = [copy for copy in others if replicas.serves(ctx, copy)]
     weak = [copy for copy in others if copy.status.get("phase") == "unready"][: len(good)]
     for copy in others:
-        useless = copy not in useful and len(good) >= count
+        useless = copy not in useful and len(good) >= enough
         if useless or copy in weak or copy.status.get("phase") in NEVER_SERVED:
             end(copy, _why(copy, wanted))
     # Counted are those that the gateway has for certain: one that it refuses to learn of carries nothing.
     firm = [copy for copy in useful if replicas.relied_on(ctx, copy)]
-    spare = len(good) + len(firm) - count
+    spare = len(good) + len(firm) - enough
     if spare >= 0:
         for copy in [*(copy for copy in useful if copy not in firm), *firm[:spare]]:
             end(copy, _why(copy, wanted))
     if not others:
         _shrink(ctx, fleet, count, good, found)
     return found
+
+
+def yields(ctx: Context, fleet: Fleet, wanted: Wanted, snapshot: Snapshot, request: Request) -> dict[str, Update]:
+    """The replica that ends although nothing carries its load yet, because another can start only at its port.
+
+    One at a time, each after the one before it has been replaced by one that is up.
+    """
+    others = [*fleet.old, *fleet.leaving]
+    dying = any(copy.status.get("ending") for copy in fleet.running)
+    if not request.ports or not others or dying or not all(replicas.is_up(copy) for copy in fleet.staying):
+        return {}
+    names = {copy.name for copy in others}
+    free = {
+        address: {port: who for port, who in taken.items() if who not in names}
+        for address, taken in snapshot.taken.items()
+    }
+    found = place(replace(snapshot, taken=free), [request])[0]
+    if found.node is None:
+        return {}
+    address = snapshot.addresses[snapshot.names.index(found.node)]
+    for copy in others:
+        if any(snapshot.taken.get(address, {}).get(port) == copy.name for port in request.ports):
+            return {copy.uid: replicas.ending(ctx, copy, f"{_why(copy, wanted)}, at the same port")}
+    return {}
 
 
 def _shrink(ctx: Context, fleet: Fleet, count: int, good: list[Record], found: dict[str, Update]) -> None:
@@ -233,7 +266,7 @@ def _is_up(ctx: Context, spec: DeploymentSpec, copies: list[Record]) -> bool:
         return True
     alive = [copy for copy in copies if replicas.alive(ctx, copy)]
     own = [copy for copy in alive if int(copy.spec.get("release", 0)) == spec.release]
-    ready = sum(replicas.takes_requests(copy) for copy in own)
+    ready = sum(replicas.is_up(copy) for copy in own)
     return len(own) == len(alive) and ready > 0 and ready >= min(len(own), spec.replicas.min)
 
 

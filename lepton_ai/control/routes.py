@@ -18,10 +18,13 @@ SHARE = 100
 
 
 def routes(ctx: Context) -> Routes:
-    """The routes of every deployment that is not being removed. One that cannot be expressed is left out, and said."""
+    """The routes of every deployment; of one that is being removed, while requests finish there.
+
+    One that cannot be expressed is left out, and said. Pods have none.
+    """
     found = []
     for record in ctx.mirror.list("deployment"):
-        if record.deleting:
+        if record.spec.get("pod") or (record.deleting and not _drains(ctx, record)):
             continue
         try:
             found.append(_route(ctx, record))
@@ -36,6 +39,10 @@ def offer(ctx: Context) -> None:
     """Hand the routes to the publisher; with haste while something drains."""
     draining = any(item.status.get("phase") == "draining" for item in ctx.mirror.running())
     ctx.services.publisher.offer(routes(ctx), hurry=draining)
+
+
+def _drains(ctx: Context, record: Record) -> bool:
+    return any(copy.status.get("phase") == "draining" for copy in ctx.mirror.owned("replica", record.uid))
 
 
 def endpoint_context(workspace: str, name: str) -> str:
@@ -75,7 +82,7 @@ def _route(ctx: Context, record: Record) -> Route:
         idempotent=template.idempotent,
         request_timeout_s=template.request_timeout_s,
         health_path=template.health.path,
-        activate=not hopeless,
+        activate=not hopeless and not record.deleting,
     )
 
 

@@ -91,6 +91,12 @@ class Reads:
         with self.reading() as connection:
             return int(connection.execute(query).scalar_one())
 
+    def counts(self, kind: str) -> dict[str, int]:
+        """How many records of a kind there are in each workspace that has any."""
+        each = select(records.c.workspace, func.count()).where(records.c.kind == kind).group_by(records.c.workspace)
+        with self.reading() as connection:
+            return {str(workspace): int(count) for workspace, count in connection.execute(each)}
+
     def _one(self, query: Select[Any]) -> Record | None:
         with self.reading() as connection:
             row = connection.execute(query).mappings().one_or_none()

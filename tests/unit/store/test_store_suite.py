@@ -327,6 +327,7 @@ class TestMany:
         ended = cell.get("default", "replica", "r2")
         cell.update(ended, status={"phase": ["not", "a", "text"]})
         assert cell.count("replica", but="exited") == 3
+        assert cell.counts("replica") == {"default": 4, "other": 1}
 
     def test_states_that_no_index_holds_are_none(self, cell: Store) -> None:
         for number, state in enumerate(("x" * 65, "a\0b", "\ud800", 7, "")):

@@ -1,0 +1,117 @@
+"""The workers of a job: which of them start now, where, and why not yet. All of a run at once, or none.
+
+Owns the queue for room. What a worker's end means for its job is `jobs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from lepton_ai.control import rendezvous, replicas
+from lepton_ai.control.context import Context
+from lepton_ai.control.mirror import Op, Record
+from lepton_ai.scheduler.place import place
+from lepton_ai.scheduler.snapshot import Request
+from lepton_ai.spec.workload import JobSpec
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker of a job: its attempts, oldest first; `live` is the one that counts while it has not ended."""
+
+    index: int
+    attempts: list[Record] = field(default_factory=list)
+    live: Record | None = None
+    failures: int = 0
+    done: bool = False
+
+
+@dataclass(slots=True)
+class Queue:
+    """Who waits for room in this pass: `ahead` is the first job that nothing behind it may overtake."""
+
+    ahead: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """New replicas, and what the job waits for. `paused`: not for room, but because something failed a moment ago."""
+
+    ops: tuple[Op, ...] = ()
+    reason: str = ""
+    paused: bool = False
+
+
+def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], queue: Queue, run: int) -> Starts:
+    """The workers that start in this pass."""
+    idle = [worker for worker in workers if worker.live is None and not worker.done]
+    waits = [str(w.live.status["reason"]) for w in workers if w.live is not None and w.live.status.get("reason")]
+    reason = waits[0] if waits else ""
+    if not idle or not ctx.all_settled:
+        return Starts(reason=reason)
+    first = not any(worker.attempts for worker in workers)
+    if first and queue.ahead:
+        return Starts(reason=f"waits behind job {queue.ahead}")
+    due = [worker for worker in idle if ctx.memory.crash.wait_ms(f"{record.uid}/0/{worker.index}", ctx.tick_ms) <= 0]
+    if not due or (first and len(due) < len(idle)):
+        return Starts(reason="a worker failed; the next try starts after a pause", paused=True)
+    before = rendezvous.last(ctx, record) if spec.rendezvous else None
+    requests = [
+        Request.of(
+            str(worker.index), spec.template, prefer=before[0] if before is not None and worker.index == 0 else ""
+        )
+        for worker in due
+    ]
+    plan = place(ctx.snapshot(), requests, together=first)
+    unplaced = next((item for item in plan if item.node is None), None)
+    if unplaced is not None and _fits_empty(ctx, requests):
+        queue.ahead = queue.ahead or record.name
+    if unplaced is not None and first:
+        return Starts(reason=unplaced.reason)
+    ops: list[Op] = []
+    for worker, placement in zip(due, plan, strict=True):
+        if placement.node is not None:
+            again = before[1] if before is not None and before[0] == placement.node else None
+            ops.append(_creation(ctx, record, spec, worker, placement.node, {"run": run, "again": again}))
+    return Starts(tuple(ops), unplaced.reason if unplaced is not None else reason)
+
+
+def _creation(ctx: Context, record: Record, spec: JobSpec, worker: Worker, node: str, values: dict[str, Any]) -> Op:
+    template, again = spec.template, values.pop("again")
+    attempts = [int(copy.spec.get("attempt", 0)) for copy in ctx.mirror.owned("replica", record.uid)]
+    order: dict[str, Any] = {
+        "env": {**_environment(record, spec, worker.index), **template.env},
+        "needs_port": template.port is not None or any("{port}" in part for part in template.command),
+    }
+    if spec.rendezvous and worker.index == 0:
+        mine = {**template.env, **template.secrets}
+        own = {name: what for name, what in rendezvous.OWN.items() if name not in mine}
+        order.update(needs_port=True, prefer_port=again, own=own)
+    if spec.rendezvous:
+        values["rendezvous"] = True
+    values.update(worker=worker.index, attempt=1 + max(attempts, default=-1), order=order)
+    return replicas.creation(ctx, record, template, node, values)
+
+
+def _environment(record: Record, spec: JobSpec, index: int) -> dict[str, str]:
+    """Who the worker is among how many. Where they meet is told when it is ordered (see `rendezvous`)."""
+    env = {
+        "LEPTON_JOB_TOTAL_WORKERS": str(spec.workers),
+        "LEPTON_JOB_WORKER_INDEX": str(index),
+        "LEPTON_JOB_SERVICE_PREFIX": record.name,
+        "LEPTON_SUBDOMAIN": f"{record.name}-svc",
+        "WORLD_SIZE": str(spec.workers),
+        "NODE_RANK": str(index),
+    }
+    kind = spec.template.resources.accelerator_type
+    return {**env, "LEPTON_RESOURCE_ACCELERATOR_TYPE": kind} if kind else env
+
+
+def _fits_empty(ctx: Context, requests: list[Request]) -> bool:
+    """Whether the nodes could take it if nothing else ran: only then is it worth making others wait."""
+    snapshot = ctx.snapshot()
+    empty = replace(snapshot, used=np.zeros_like(snapshot.used), groups={}, taken={})
+    return all(item.node is not None for item in place(empty, requests, together=True))
