@@ -45,6 +45,8 @@ from lepton_ai.spec.replica import ReplicaSpec
 from lepton_ai.store import Store
 from lepton_ai.telemetry import Events, Logs
 from lepton_ai.tenancy import Access, Secrets, load_key
+from lepton_ai.tenancy.registries import Registries
+from lepton_ai.tenancy.volumes import Volumes
 
 KEEP_S = 1.0
 PRUNE_S = 600.0
@@ -143,13 +145,20 @@ def _loop(
         fleet=fleet,
         publisher=publisher,
         clock=clock,
-        options=Options(tick_s=settings.tick_s, lease_s=settings.lease_s, node_grace_s=settings.node_grace_s),
+        options=Options(
+            tick_s=settings.tick_s,
+            lease_s=settings.lease_s,
+            node_grace_s=settings.node_grace_s,
+            archive_days=settings.log_retention_days,
+        ),
         rng=random.Random(),
         new_uid=uuid7,
         secret=secrets.value,
         blob_url=blob_url,
         unseal=secrets.unseal,
         events=events,
+        mount=Volumes(store).resolve,
+        login=Registries(store, secrets).login,
     )
     publisher.start()
     return Loop(services, Leader(store, clock, ttl_s=settings.lease_s), store)
