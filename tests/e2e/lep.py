@@ -11,15 +11,16 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from cell import Cell, Done
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".venv" / "lep"
+HTTP = httpx.Client(timeout=60, trust_env=False)
 _OURS = ("LEPTON_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PYTHONPATH", "VIRTUAL_ENV")
 
 
@@ -68,6 +69,11 @@ class Lep:
             timeout=timeout_s, check=False, input=typed,
         )  # fmt: skip
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def ask(self, path: str, **query: Any) -> Any:
+        """By the client's own route, but without a start of the client: what is looked at again and again."""
+        answer = HTTP.get(self.url + path, params=query, headers={"authorization": f"Bearer {self.token}"})
+        return answer.raise_for_status().json()
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """One command in the background, its two streams as one."""
@@ -123,11 +129,3 @@ def documents(text: str) -> list[Any]:
         found.append(value)
         at = text.find("{", end)
     return found
-
-
-def becomes(look: Callable[[], Any], wanted: Any, what: str, timeout_s: float = 60.0) -> None:
-    """Waits until `look()` is `wanted`; each look may cost a start of the client, so there is a pause."""
-    deadline_s, last = time.monotonic() + timeout_s, None
-    while (last := look()) != wanted:
-        assert time.monotonic() < deadline_s, f"{what}: not {wanted!r} within {timeout_s:g} s, but {last!r}"
-        time.sleep(0.3)

@@ -9,9 +9,8 @@ import socket
 import sys
 from typing import Any
 
-import httpx
 from cell import SERVICE, eventually
-from lep import Lep, document, rows
+from lep import HTTP, Lep, document, rows
 from traffic import traffic
 
 KEY, OTHER = "first-key-of-the-test", "second-key-of-the-test"
@@ -28,9 +27,7 @@ def create(lep: Lep, name: str, *more: str, release: str = "one") -> str:
 
 
 def get(lep: Lep, name: str) -> dict[str, Any]:
-    """By the client's own route, without a start of the client: waiting costs nothing."""
-    answer = httpx.get(f"{lep.url}/deployments/{name}", headers={"authorization": f"Bearer {lep.token}"})
-    found: dict[str, Any] = answer.raise_for_status().json()
+    found: dict[str, Any] = lep.ask(f"/deployments/{name}")
     return found
 
 
@@ -42,7 +39,7 @@ def reaches(lep: Lep, name: str, wanted: str) -> str:
 
 def ask(url: str, key: str | None = None) -> int:
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx.post(url, json={"value": 7}, headers=headers, timeout=30).status_code
+    return HTTP.post(url, json={"value": 7}, headers=headers).status_code
 
 
 def listed(lep: Lep, *words: str) -> dict[str, list[str]]:
@@ -53,7 +50,7 @@ def test_from_creation_to_removal(lep: Lep) -> None:
     lep("secret", "create", "-n", "endpoint-key", "-v", "v")
     create(lep, "web", "-e", "A=b", "-s", "K=endpoint-key", "--public", "-ng", "test", "--replicas-static", "1")
     url = reaches(lep, "web", "Ready")
-    assert httpx.post(url, json={"value": 7}, timeout=30).json() == {"echo": 7, "release": "one"}
+    assert HTTP.post(url, json={"value": 7}).json() == {"echo": 7, "release": "one"}
     row = listed(lep)["web"]
     assert (row[2], row[4], row[6]) == ("Ready", "test-0001", "cpu.small"), row
     assert row[5].startswith("1"), row
@@ -94,7 +91,7 @@ def test_a_fixed_port_is_where_the_work_listens(lep: Lep) -> None:
     run = f"exec {sys.executable} {SERVICE} {port} fixed"
     lep("endpoint", "create", "-rs", "cpu.small", *words, "--container-command", run)
     url = reaches(lep, "fixed", "Ready")
-    assert httpx.post(url, json={}, timeout=30).json()["release"] == "fixed"
+    assert HTTP.post(url, json={}).json()["release"] == "fixed"
     assert get(lep, "fixed")["spec"]["container"]["ports"][0]["container_port"] == port
     lep("endpoint", "remove", "-n", "fixed")
 
@@ -169,7 +166,7 @@ def test_asleep_until_somebody_calls(lep: Lep) -> None:
     create(lep, "nap", "--public", "--autoscale-down", "1,2")
     url = reaches(lep, "nap", "Ready")
     eventually(lambda: not [c for c in lep.cell.cloud.replicas("nap") if c.phase != "exited"], "it falls asleep")
-    assert httpx.post(url, json={"value": 1}, timeout=60).json()["echo"] == 1, "the first request is held, not failed"
+    assert HTTP.post(url, json={"value": 1}).json()["echo"] == 1, "the first request is held, not failed"
     lep("endpoint", "remove", "-n", "nap")
 
 

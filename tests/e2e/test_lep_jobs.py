@@ -8,7 +8,6 @@ import signal
 import time
 from typing import Any
 
-import httpx
 from cell import Done, eventually
 from lep import Lep, document, documents, rows
 
@@ -49,13 +48,7 @@ def create(lep: Lep, name: str, command: str, *more: str) -> str:
 
 
 def state(lep: Lep, job: str) -> str:
-    """By the client's own route, without a start of the client: waiting costs nothing."""
-    answer = httpx.get(
-        f"{lep.url}/jobs/{job}",
-        params={"job_query_mode": "alive_and_archive"},
-        headers={"authorization": f"Bearer {lep.token}"},
-    )
-    return str(answer.raise_for_status().json()["status"]["state"])
+    return str(lep.ask(f"/jobs/{job}", job_query_mode="alive_and_archive")["status"]["state"])
 
 
 def reaches(lep: Lep, job: str, wanted: str) -> None:

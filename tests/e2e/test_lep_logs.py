@@ -6,7 +6,6 @@ import re
 import time
 from datetime import datetime
 
-import httpx
 import pytest
 from cell import eventually
 from lep import Lep
@@ -80,10 +79,7 @@ def test_times_are_distinct_and_grow_and_pages_lose_nothing(lep: Lep, talked: di
 
     def page(start: int, end: int, direction: str = "forward", limit: int = 1000) -> list[tuple[int, str]]:
         query = {"start": start, "end": end, "direction": direction, "limit": limit, "job": name, "timestamps": True}
-        answer = httpx.get(
-            f"{lep.url}/logs", params=query, headers={"authorization": f"Bearer {lep.token}"}, timeout=60
-        )
-        found = answer.raise_for_status().json()["data"]["result"]
+        found = lep.ask("/logs", **query)["data"]["result"]
         return [(int(ns), line) for stream in found for ns, line in stream["values"]]
 
     seen: dict[int, str] = {}
@@ -107,8 +103,7 @@ def test_an_endpoint_by_name(lep: Lep) -> None:
     query = {"deployment": "speaks", "start": 1, "end": 2**62, "direction": "forward", "limit": 10}
 
     def spoken() -> bool:
-        answer = httpx.get(f"{lep.url}/logs", params=query, headers={"authorization": f"Bearer {lep.token}"})
-        return "spoken words" in answer.raise_for_status().text
+        return "spoken words" in str(lep.ask("/logs", **query))
 
     eventually(spoken, "its line is in the history")
     start = datetime.fromtimestamp(time.time() - 300).strftime(STAMP)

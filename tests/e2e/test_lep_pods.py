@@ -8,7 +8,6 @@ import signal
 import socket
 from typing import Any
 
-import httpx
 from cell import eventually
 from lep import Lep, document, rows
 
@@ -22,8 +21,7 @@ socketserver.ThreadingTCPServer(('', 18888), Say).serve_forever()
 
 
 def get(lep: Lep, name: str) -> dict[str, Any]:
-    answer = httpx.get(f"{lep.url}/deployments/{name}", headers={"authorization": f"Bearer {lep.token}"})
-    found: dict[str, Any] = answer.raise_for_status().json()
+    found: dict[str, Any] = lep.ask(f"/deployments/{name}")
     return found
 
 

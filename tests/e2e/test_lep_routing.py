@@ -6,9 +6,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import httpx
 from cell import eventually
-from lep import Lep, document, rows
+from lep import HTTP, Lep, document, rows
 from test_lep_endpoints import create as endpoint
 from test_lep_endpoints import reaches as serves
 from test_lep_jobs import create, reaches
@@ -17,7 +16,7 @@ DOMAIN = "shop.example.test"
 
 
 def called(lep: Lep, domain: str = DOMAIN) -> tuple[int, str]:
-    answer = httpx.post(lep.cell.state.gateway_url, json={"value": 1}, headers={"host": domain}, timeout=30)
+    answer = HTTP.post(lep.cell.state.gateway_url, json={"value": 1}, headers={"host": domain})
     return answer.status_code, answer.json().get("release", "") if answer.status_code == 200 else ""
 
 
