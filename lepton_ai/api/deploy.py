@@ -45,7 +45,7 @@ def deploy(call: Call, form: DeployForm, generation: int | None = None) -> Recor
     """
     template = resolve(call.cell, call.ws, form)
     check(call.cell, call.ws, template)
-    possible(call.cell.snapshot(), template.resources)
+    possible(call.cell.snapshot(), template)
 
     def change() -> tuple[Decision, Record]:
         decision = decide(call.cell, call.ws, form, template)

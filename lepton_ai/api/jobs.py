@@ -55,7 +55,7 @@ def _create(call: Call, form: JobForm) -> Record:
     """Records a job. Raises Invalid, NotFound (secret, blob), Unsupported, Unplaceable."""
     template = written(form.template, f"job {form.name}")
     deploy.check(call.cell, call.ws, template)
-    possible(call.cell.snapshot(), template.resources)
+    possible(call.cell.snapshot(), template)
     spec = JobSpec(
         template=template, title=form.name, workers=form.workers, retries=form.retries, ttl_s=form.ttl_s
     ).model_dump(mode="json")

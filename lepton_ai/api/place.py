@@ -16,19 +16,20 @@ from lepton_ai.scheduler.place import Placement, place
 from lepton_ai.scheduler.scale import Demand, Scale, scale
 from lepton_ai.scheduler.snapshot import Request, Snapshot
 from lepton_ai.scheduler.verdict import verdict
-from lepton_ai.spec.workload import DeploymentSpec, Resources
+from lepton_ai.spec.workload import DeploymentSpec, Template
 from lepton_ai.store import Record
 
 
-def possible(snapshot: Snapshot, resources: Resources) -> None:
+def possible(snapshot: Snapshot, template: Template) -> None:
     """Raises Unplaceable with every node's verdict when not even an empty, willing node could hold one replica.
 
     A cell whose nodes are not known yet, or are away, refuses nothing: the work waits and says for what.
     """
     if not snapshot.names:
         return
-    blank = replace(snapshot, used=np.zeros_like(snapshot.used), groups={}, blocked=("",) * len(snapshot.names))
-    verdicts = verdict(blank, Request("one", resources))
+    willing = ("",) * len(snapshot.names)
+    blank = replace(snapshot, used=np.zeros_like(snapshot.used), groups={}, blocked=willing, taken={})
+    verdicts = verdict(blank, Request.of("one", template))
     if any(text == "fits" for text in verdicts.values()):
         return
     raise Unplaceable(
@@ -43,7 +44,7 @@ def placements(
 ) -> tuple[Scale, tuple[Placement, ...]]:
     """How many replicas are wanted without load, and where those that are missing would go now."""
     snapshot = cell.snapshot()
-    wanted = scale(spec, Demand(), snapshot.usable)
+    wanted = scale(spec, Demand(), snapshot.usable_of(spec.template.nodes))
     beside = Counter[str]()
     if record is not None and not fresh:
         for item in cell.store.list("replica", workspace=record.workspace, owner_uid=record.uid):
@@ -52,5 +53,5 @@ def placements(
                 beside[str(item.spec["node"])] += 1
     group = "planned"
     missing = max(0, wanted.replicas - beside.total())
-    requests = [Request(str(index), spec.template.resources, group, wanted.per_node) for index in range(missing)]
+    requests = [Request.of(str(index), spec.template, group, wanted.per_node) for index in range(missing)]
     return wanted, place(replace(snapshot, groups={group: dict(beside)}), requests)

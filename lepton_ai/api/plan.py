@@ -15,7 +15,7 @@ SHOWN = 100
 def plan(cell: Cell, decision: Decision) -> dict[str, Any]:
     """The plan as JSON. Raises Unplaceable when no node could ever hold one replica."""
     spec = decision.spec
-    possible(cell.snapshot(), spec.template.resources)
+    possible(cell.snapshot(), spec.template)
     wanted, placed = placements(cell, spec, decision.record, decision.fresh)
     resources = spec.template.resources
     unplaced = next((item for item in placed if item.node is None), None)
