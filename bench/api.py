@@ -62,7 +62,7 @@ class Stand:
         begun_s = time.perf_counter()
         answer = self.http.get(path, params=query)
         self.times_s.setdefault(what, []).append(time.perf_counter() - begun_s)
-        self.sizes[what] = len(answer.content)
+        self.sizes[what] = max(self.sizes.get(what, 0), len(answer.content))
         answer.raise_for_status()
         return answer.json()
 
@@ -163,10 +163,13 @@ def _row(stand: Stand, what: str, values: list[float]) -> dict[str, object]:
 def _calls(stand: Stand, ids: list[str], deployments: int, jobs: int) -> None:
     """Each call once, with a look at whether the answer is right: a wrong one may be as fast as it likes."""
     assert len(stand.get("GET /deployments", "/deployments")) == deployments
-    page, seen = 1, 0
-    while found := stand.get("GET /jobs, a page of 500", "/jobs", page=page, page_size=PAGE)["jobs"]:
-        page, seen = page + 1, seen + len(found)
-    assert seen == jobs, f"{seen} jobs on {page - 1} pages"
+    pages = [
+        stand.get("GET /jobs, a page of 500", "/jobs", page=page, page_size=PAGE)["jobs"]
+        for page in range(1, math.ceil(jobs / PAGE) + 1)
+    ]
+    seen = {job["metadata"]["id"] for page in pages for job in page}
+    assert len(seen) == jobs, f"{len(seen)} jobs on {len(pages)} pages"
+    assert not stand.get("GET /jobs, past the end", "/jobs", page=len(pages) + 1, page_size=PAGE)["jobs"]
     failed = stand.get("GET /jobs?status=fail", "/jobs", status="fail", page=1, page_size=PAGE)
     assert failed["jobs"]
     assert all(job["status"]["state"] == "Failed" for job in failed["jobs"])
