@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from sim.clock import FakeClock
 
 from lepton_ai.errors import Conflict, StaleEpoch, Unsupported
+from lepton_ai.spec.container import PortMap
 from lepton_ai.spec.replica import Exit, NodeReport, Phase, ReplicaReport, ReplicaSpec
+from lepton_ai.spec.replica import Machine as Spec
 from lepton_ai.spec.workload import Resources
 
 FIRST_PORT = 20_000
@@ -26,7 +28,13 @@ class Ports:
     taken: set[int] = field(default_factory=set)
     last: int = FIRST_PORT
 
-    def take(self) -> int:
+    def take(self, wanted: int | None = None) -> int:
+        """A free one, or `wanted`: raises Conflict when that is taken."""
+        if wanted is not None:
+            if wanted in self.taken:
+                raise Conflict(f"port {wanted} is given to another replica")
+            self.taken.add(wanted)
+            return wanted
         port = FIRST_PORT if self.reuse else self.last + 1
         self.last = port
         while port in self.taken:
@@ -73,6 +81,7 @@ class Copy:
     phase: Phase = "starting"
     reason: str = ""
     port: int | None = None
+    ports: tuple[PortMap, ...] = ()
     pid: int | None = None
     started_ms: int = 0
     ready_ms: int = 0
@@ -108,6 +117,7 @@ class Machine:
         self._pids = 0
         self._report: tuple[int, NodeReport] | None = None
         self.refuses = ""
+        self.forwards = False
         self.refused: dict[str, str] = {}
 
     # -- the agent's verbs
@@ -120,13 +130,16 @@ class Machine:
             self.refused[spec.uid] = self.refuses
             raise Unsupported(self.refuses)
         copy = Copy(spec, Program.of(spec.command), self._clock.elapsed_ms())
-        if spec.needs_port or spec.port is not None:
-            copy.port = self._ports.take()
+        self.copies[spec.uid] = copy
+        self.version += 1
+        try:
+            self._take_ports(copy)
+        except Conflict as error:
+            self._end(copy, Exit(reason=error.message, ended_ms=self._clock.now_ms()))
+            return
         self._pids += 1
         copy.pid, copy.started_ms = self._pids, self._clock.now_ms()
         copy.lease_ms = self._contact_ms + round(spec.lease_s * 1000)
-        self.copies[spec.uid] = copy
-        self.version += 1
 
     def stop(self, uid: str, epoch: int) -> None:
         self._obey(epoch)
@@ -162,6 +175,8 @@ class Machine:
                 memory_used_mib=0,
                 disk_free_mib=1000,
                 epoch=self.epoch,
+                forwards=self.forwards,
+                machine=Spec(id="one-machine"),
                 replicas=copies,
             )
             self._report = (self.version, report)
@@ -256,9 +271,22 @@ class Machine:
         self._free(copy)
         self.version += 1
 
+    def _take_ports(self, copy: Copy) -> None:
+        spec = copy.spec
+        if spec.needs_port or spec.port is not None:
+            copy.port = self._take(spec.port, spec.prefer_port)
+        for port in spec.ports:
+            if port.exposed:
+                given = PortMap(number=port.number, host_port=self._take(port.number, None), name=port.name)
+                copy.ports = (*copy.ports, given)
+
+    def _take(self, number: int | None, preferred: int | None) -> int:
+        if preferred is not None and preferred not in self._ports.taken:
+            return self._ports.take(preferred)
+        return self._ports.take(None if self.forwards else number)
+
     def _free(self, copy: Copy) -> None:
-        if copy.port is not None:
-            self._ports.taken.discard(copy.port)
+        self._ports.taken -= {copy.port, *(port.host_port for port in copy.ports)}  # type: ignore[arg-type]
 
     def _obey(self, epoch: int) -> None:
         if epoch < self.epoch:
@@ -290,6 +318,9 @@ class Machine:
             exit=copy.exit,
             limits="none",
             isolation="none",
+            inner_address=f"10.0.0.{copy.pid}" if self.forwards and not ended else None,
+            ports=copy.ports,
+            image="" if copy.spec.image is None else "advisory",
             cpu_milli=0,
             memory_mib=0,
             last_log=copy.program.log if ended or not copy.ready_ms else "",

@@ -233,7 +233,11 @@ class World:
         failed = status["rollout"]["state"] == "failed"
         release = status["serving"] if failed else record.spec["release"]
         wanted = 0 if failed and not release else int(status["wanted"])
-        if not self.ready(name, wanted, release):
+        if record.spec["pod"]:
+            there = [copy for _, copy in self.copies(name)]
+            if len(there) != wanted or any(copy.spec.release != release for copy in there):
+                wrong.append(f"pod {name} runs {[copy.spec.name for copy in there]}")
+        elif not self.ready(name, wanted, release):
             there = [(node, copy.spec.name, copy.phase) for node, copy in self.copies(name)]
             wrong.append(
                 f"{name} wants {status['wanted']} of #{release}, there are {there}, routed {self.routed(name)}"
