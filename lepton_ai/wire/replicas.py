@@ -84,14 +84,14 @@ def termination(records: Iterable[Record]) -> Json:
 
 
 def event(item: Event) -> Json:
-    """An event."""
+    """An event. The public client shows `reason` and `regarding`, so that what happened is said there too."""
     return {
         "type": item.type,
         "reason": item.reason,
         "message": item.message,
         "count": item.count,
         "last_observed_time": _iso(item.last_ms),
-        "regarding": {"kind": item.kind, "name": item.name},
+        "regarding": {"kind": item.kind, "name": item.name, "message": item.message},
     }
 
 

@@ -96,8 +96,8 @@ class Lep:
         return {**clean, **fixed, **more, **self.env}
 
 
-def rows(text: str) -> list[list[str]]:
-    """The cells of the tables in `text`, a list a block between rules; lines of one block are joined by a space."""
+def rows(text: str, *, ruled: bool = True) -> list[list[str]]:
+    """The cells of the tables in `text`, headings included. `ruled`: rows are parted by lines, and may be of many."""
     found: list[list[str]] = []
     fresh = True
     for line in text.splitlines():
@@ -107,7 +107,7 @@ def rows(text: str) -> list[list[str]]:
         cells = [cell.strip() for cell in re.split(r"[│┃]", line.strip().strip("│┃"))]
         if not any(cells) or all(set(cell) <= {"-"} for cell in cells):
             fresh = True
-        elif fresh or len(found[-1]) != len(cells):
+        elif fresh or not ruled or len(found[-1]) != len(cells):
             found.append(cells)
             fresh = False
         else:

@@ -68,9 +68,9 @@ def test_from_creation_to_removal(lep: Lep) -> None:
     status = lep("endpoint", "status", "-n", "web").out
     assert re.search(r"State: +(LeptonDeploymentState\.Ready|Ready)", status), status
     assert re.search(r"IP Access: +Any IP", status), status
-    table = rows(status)
+    table = rows(status, ruled=False)
     assert any(row[1] == "Ready" for row in table[1:]), status
-    events = rows(lep("endpoint", "events", "-n", "web").out)[1:]
+    events = rows(lep("endpoint", "events", "-n", "web").out, ruled=False)[1:]
     assert all(row[0] == "web" for row in events), events
     assert "ImageNotUsed" in [row[2] for row in events], events
 

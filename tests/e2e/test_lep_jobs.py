@@ -91,7 +91,7 @@ def test_a_job_with_many_options_from_creation_to_archive(lep: Lep) -> None:
     assert (row[2], row[5], row[6]) == ("Completed", "2", "cpu.small"), row
     assert row[4] == "test-0001", row
 
-    copies = rows(lep("job", "replicas", "-i", job).out)[1:]
+    copies = rows(lep("job", "replicas", "-i", job).out, ruled=False)[1:]
     names = sorted(item[1] for item in copies)
     assert [re.match(rf"{job}-(\d)-\w+$", name)[1] for name in names] == ["0", "1"], names  # type: ignore[index]
     assert all(item[2].startswith("node-") for item in copies), copies
@@ -103,7 +103,7 @@ def test_a_job_with_many_options_from_creation_to_archive(lep: Lep) -> None:
         assert f"worker {index} of 2, A=b c K=s3cr3t-value, job {job} of default" in text, text
         assert re.search(rf"index {index}/2 master [\d.]+:\d+", text), text
         assert "End of log" in text
-    events = rows(lep("job", "events", "-i", job).out)[1:]
+    events = rows(lep("job", "events", "-i", job).out, ruled=False)[1:]
     assert all(item[0] == job and item[4].isdigit() for item in events), events
     # Its image is not what ran: a cell of processes says so once.
     assert [item[1] for item in events if item[2] == "ImageNotUsed"] == ["Warning"], events

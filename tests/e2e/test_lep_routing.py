@@ -26,7 +26,7 @@ def test_a_host_name_is_shared_by_weight(lep: Lep) -> None:
     for name in ("blue", "green"):
         serves(lep, name, "Ready")
     lep("ingress", "create", "-d", DOMAIN)
-    row = rows(lep("ingress", "list").out)[1:][0]
+    row = rows(lep("ingress", "list").out, ruled=False)[1:][0]
     name = row[0]
     assert row[2] == DOMAIN, row
     again = lep("ingress", "create", "-d", DOMAIN, code=1)
@@ -62,7 +62,7 @@ def test_a_mount_of_the_node_is_written_and_read(lep: Lep) -> None:
     assert "kept" in lep("log", "get", "-j", second, "--without-timestamp").out
     shown = document(lep("job", "get", "-i", second).out)["spec"]
     assert shown["mounts"][0]["mount_path"] == "/mnt/notes"
-    assert [row[2] for row in rows(lep("job", "replicas", "-i", second).out)[1:]] == ["node-1"]
+    assert [row[2] for row in rows(lep("job", "replicas", "-i", second).out, ruled=False)[1:]] == ["node-1"]
     for path in ("/etc", "/proc/x", "/mnt/../etc"):
         refused = lep("job", "create", "-n", "bad", "-rs", "cpu.small", "--command", "true", "--mount",
                       f"/a:{path}:node-local", code=1)  # fmt: skip
