@@ -1,21 +1,18 @@
 """Streams: messages in order within a partition, kept, read by groups that remember how far they are.
 
-Owns the port and the choice of its engine by URL: `memory://` (one process), `sql:///PATH` (an SQLite file, many
-processes of one machine), `kafka://HOST:PORT` (any Kafka). The conformance suite in the tests holds for all. RocketMQ
-would be one more sibling of `kafka.py`; no broker of it could be had to test against, so there is none.
+Owns the port; its engines are siblings (`memory`, `sqlite`, `kafka`), chosen by URL in `connect`. One conformance suite
+in the tests holds for all of them.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
-from urllib.parse import parse_qsl, urlsplit
 
-from lepton_ai.errors import Invalid, Unsupported
+from lepton_ai.errors import Invalid
 
 TOPIC = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,198}\Z")
 MESSAGE_BYTES_MAX = 1 << 20
@@ -80,30 +77,6 @@ class Bus(Protocol):
         """Remove a topic and what groups know of it; one that is not there is fine."""
 
     def close(self) -> None: ...
-
-
-def bus(url: str) -> Bus:
-    """The streams at `url`: memory://NAME, sql:///PATH, kafka://HOST:PORT[,HOST:PORT]. Raises Invalid, Unsupported."""
-    parts = urlsplit(url)
-    if parts.scheme == "memory":
-        from lepton_ai.lake.memory import MemoryBus
-
-        return MemoryBus.named(parts.netloc)
-    if parts.scheme == "sql":
-        from lepton_ai.lake.sqlite import SqliteBus
-
-        if parts.netloc or not parts.path.startswith("/") or parts.query:
-            raise Invalid(f"{url!r} does not name a file", hint="use sql:///PATH with three slashes")
-        return SqliteBus(os.path.normpath(parts.path))
-    if parts.scheme == "kafka":
-        from lepton_ai.lake.kafka import KafkaBus
-
-        if not parts.netloc or "@" in parts.netloc or parts.path.strip("/"):
-            raise Invalid(f"{url!r} does not name brokers", hint="use kafka://HOST:PORT[,HOST:PORT]")
-        return KafkaBus(parts.netloc, dict(parse_qsl(parts.query)))
-    raise Unsupported(
-        f"streams on {parts.scheme[:40]}:// cannot be had here", hint="use memory://, sql:/// or kafka://"
-    )
 
 
 def check_topic(topic: str) -> str:

@@ -19,7 +19,8 @@ from weeds import free_ports
 
 import lepton_ai.lake
 from lepton_ai.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable, Unsupported
-from lepton_ai.lake.bus import MESSAGE_BYTES_MAX, Bus, Delivered, Message, Subscription, bus
+from lepton_ai.lake.bus import MESSAGE_BYTES_MAX, Bus, Delivered, Message, Subscription
+from lepton_ai.lake.connect import connect
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, engine: str) -> str:
 
 @pytest.fixture
 def streams(url: str) -> Iterator[Bus]:
-    made = bus(url)
+    made = connect(url)
     yield made
     made.close()
 
@@ -226,9 +227,9 @@ def test_many_publishers_at_once_lose_nothing(streams: Bus, topic: str) -> None:
 )
 def test_addresses_that_mean_nothing_are_refused(bad: str) -> None:
     with pytest.raises(Invalid):
-        bus(bad)
+        connect(bad)
     with pytest.raises(Unsupported):
-        bus("rocketmq://host")
+        connect("rocketmq://host")
 
 
 def test_brokers_that_are_away_are_said() -> None:
@@ -238,7 +239,7 @@ def test_brokers_that_are_away_are_said() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kafka, "ANSWER_S", 1.0)
         with pytest.raises(Unavailable) as caught:
-            bus("kafka://127.0.0.1:9").topics()
+            connect("kafka://127.0.0.1:9").topics()
     assert caught.value.hint
 
 
@@ -247,11 +248,11 @@ def test_brokers_that_are_away_are_said() -> None:
 CONSUMER = """
 import sys
 import lepton_ai.lake
-from lepton_ai.lake.bus import bus
+from lepton_ai.lake.connect import connect
 from lepton_ai.lake.stream import into_table
 table = lepton_ai.lake.open(sys.argv[1]).table("events")
 print("ready", flush=True)
-into_table(bus(sys.argv[2]), sys.argv[3], table, group="sink", limit=7, until=lambda: False)
+into_table(connect(sys.argv[2]), sys.argv[3], table, group="sink", limit=7, until=lambda: False)
 """
 
 
@@ -262,7 +263,7 @@ def test_a_stream_goes_into_a_table_once_whoever_is_killed(
 ) -> None:
     kills = 200 if soak else 4
     where = address(request, tmp_path, engine)
-    streams, rng = bus(where), random.Random(kills)
+    streams, rng = connect(where), random.Random(kills)
     name = made(streams, mocked="mock" in engine)
     published = 0
     table = lepton_ai.lake.open(tmp_path / "lake").table("events")
