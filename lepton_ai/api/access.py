@@ -13,6 +13,7 @@ from typing import Any
 from lepton_ai.api.call import Call, Router, missing, retried
 from lepton_ai.api.form import SecretForm, TokenForm
 from lepton_ai.errors import Conflict, Invalid
+from lepton_ai.tenancy.secrets import Secret
 from lepton_ai.wire import secrets as wire
 from lepton_ai.wire import workspace
 
@@ -30,7 +31,7 @@ def add(router: Router) -> None:
     router.add("DELETE", "/x/secrets/{name}", "secrets", _unset)
 
     router.add("GET", "/tokens", "call", _wire_tokens)
-    router.add("GET", "/usersecrets", "read", lambda call: wire.shown(call.cell.secrets.list(call.ws)))
+    router.add("GET", "/usersecrets", "read", lambda call: [_wire_secret(item) for item in _visible(call)])
     router.add("POST", "/usersecrets", "secrets", _wire_set, status=201)
     router.add("DELETE", "/usersecrets/{name}", "secrets", _unset)
 
@@ -60,24 +61,37 @@ def _revoke(call: Call) -> dict[str, Any]:
     return {"name": name}
 
 
+def _visible(call: Call) -> list[Secret]:
+    return call.cell.secrets.shown(call.ws, call.principal)
+
+
 def _secrets(call: Call) -> list[dict[str, Any]]:
-    return [{"name": name} for name in call.cell.secrets.list(call.ws)]
+    return [asdict(item) for item in _visible(call)]
 
 
 def _secret(call: Call) -> dict[str, Any]:
-    record = call.find("secret", call.path("name"), "GET x/secrets")
-    return {"name": record.name, "created_ms": record.created_ms, "updated_ms": record.updated_ms}
+    return asdict(_found(call))
+
+
+def _found(call: Call) -> Secret:
+    """The secret of the path, for whoever may know of it. Raises NotFound."""
+    name, visible = call.path("name"), _visible(call)
+    for item in visible:
+        if item.name == name:
+            return item
+    raise missing("secret", name, [item.name for item in visible], "lepton secret ls")
 
 
 def _set(call: Call) -> dict[str, Any]:
-    _store(call, call.path("name"), call.form(SecretForm, "secret").value)
+    form = call.form(SecretForm, "secret")
+    _store(call, wire.Given(call.path("name"), form.value, None, None))
     return {"name": call.path("name")}
 
 
 def _unset(call: Call) -> dict[str, Any]:
-    record = call.find("secret", call.path("name"), "GET x/secrets")
-    call.cell.secrets.delete(call.ws, record.name, actor=call.actor)
-    return {"name": record.name}
+    name = _found(call).name
+    call.cell.secrets.delete(call.ws, name, actor=call.actor)
+    return {"name": name}
 
 
 def _wire_tokens(call: Call) -> list[dict[str, Any]]:
@@ -86,16 +100,35 @@ def _wire_tokens(call: Call) -> list[dict[str, Any]]:
     return [workspace.token(item.masked, item.expires_ms) for item in own]
 
 
+def _wire_secret(item: Secret) -> dict[str, Any]:
+    return wire.shown(item.name, item.owner, item.visibility, item.tags)
+
+
 def _wire_set(call: Call) -> dict[str, Any]:
-    for name, value in wire.given(call.body):
-        _store(call, name, value)
+    given = wire.given(call.body)
+    for item in given:
+        _check(call, item.name)
+    for item in given:
+        _store(call, item)
     return {}
 
 
-def _store(call: Call, name: str, value: str) -> None:
+def _check(call: Call, name: str) -> None:
     if not _SECRET.match(name):
         hint = "use letters, digits, '.', '_' and '-', beginning with a letter, at most 128"
         raise Invalid(f"{name[:80]!r} is not a name of a secret", hint=hint)
     if name in wire.RESERVED:
         raise Invalid(f"{name} is set by the cell itself", hint="choose another name")
-    retried(lambda: call.cell.secrets.set(call.ws, name, value, actor=call.actor))
+    exists = call.cell.store.find(call.ws, "secret", name) is not None
+    if exists and not call.cell.secrets.visible(call.ws, name, call.principal):
+        raise Conflict(f"the name {name} is taken", hint="choose another name", details={"final": True})
+
+
+def _store(call: Call, item: wire.Given) -> None:
+    def change() -> None:
+        _check(call, item.name)
+        call.cell.secrets.set(
+            call.ws, item.name, item.value, actor=call.actor, visibility=item.visibility, tags=item.tags
+        )
+
+    retried(change)

@@ -14,7 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lepton_ai.api import access, blobs, deployments, jobs, lake, logs, models, nodes, workspace
+from lepton_ai.api import (
+    absent,
+    access,
+    blobs,
+    deployments,
+    jobs,
+    lake,
+    logs,
+    models,
+    nodes,
+    reservations,
+    storage,
+    templates,
+    tenants,
+    workspace,
+)
 from lepton_ai.api.call import Router, refused
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.lanes import Lanes
@@ -28,6 +43,8 @@ def app(cell: Cell) -> Starlette:
     workspace.add(router, cell)
     blobs.add(router, cell)
     for family in (deployments, jobs, logs, nodes, lake, models, access):
+        family.add(router)
+    for family in (tenants, templates, storage, reservations, absent):
         family.add(router)
     made = Starlette(
         routes=router.routes,

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from lepton_ai.api.usage import Usage
 from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.scheduler.snapshot import Snapshot
 from lepton_ai.settings import Settings
@@ -15,7 +16,7 @@ from lepton_ai.store import Shelf, Store
 from lepton_ai.telemetry import Audit, Events, Logs
 from lepton_ai.tenancy import Access, Prices, Registries, Secrets, Volumes
 from lepton_ai.tenancy.workspaces import Workspaces
-from lepton_ai.wire import jobs
+from lepton_ai.wire import jobfilter
 
 
 class LiveLog(Protocol):
@@ -59,7 +60,16 @@ class Cell:
     @cached_property
     def jobs(self) -> Shelf[dict[str, Any]]:
         """What jobs are searched by: a list reads only those that are on the page."""
-        return Shelf(self.store, "job", jobs.short)
+        return Shelf(self.store, "job", jobfilter.short)
+
+    @cached_property
+    def archives(self) -> Shelf[dict[str, Any]]:
+        """The same of jobs that were removed."""
+        return Shelf(self.store, "archive", jobfilter.short)
+
+    @cached_property
+    def usage(self) -> Usage:
+        return Usage()
 
     @property
     def prices(self) -> Prices:

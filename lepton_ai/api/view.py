@@ -11,8 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lepton_ai.api.cell import Cell
+from lepton_ai.spec.container import Owned
 from lepton_ai.spec.replica import Exit
-from lepton_ai.spec.workload import DeploymentSpec, JobSpec, ReleaseSpec, Resources
+from lepton_ai.spec.workload import DeploymentSpec, JobSpec, ReleaseSpec, Resources, Template
 from lepton_ai.store import Record
 from lepton_ai.telemetry import Event
 
@@ -26,7 +27,7 @@ def deployment(cell: Cell, record: Record) -> Json:
     fresh = not status.get("state")
     state = "deleting" if record.deleting else str(status.get("state") or "starting")
     return {
-        "kind": "deployment",
+        "kind": "pod" if spec.pod else "deployment",
         "name": record.name,
         "uid": record.uid,
         "generation": record.generation,
@@ -41,8 +42,10 @@ def deployment(cell: Cell, record: Record) -> Json:
         "ready": int(status.get("ready", 0)),
         "rollout": status.get("rollout") or {},
         "model": spec.template.model,
-        "url": cell.url(record.workspace, record.name),
+        "url": "" if spec.pod else cell.url(record.workspace, record.name),
+        "image": image(cell, spec.template),
         "protected": spec.tokens is not None,
+        **_owned(spec),
         "price_per_hour": cell.prices.per_hour(spec.template.resources, int(status.get("wanted", spec.replicas.min))),
         "currency": cell.prices.currency,
         "created_ms": record.created_ms,
@@ -53,13 +56,23 @@ def deployment(cell: Cell, record: Record) -> Json:
 
 def form(name: str, spec: DeploymentSpec) -> Json:
     """A deployment in the form in which it is asked for, without its tokens."""
+    left_out = {"tokens", "token_secrets", "release", "created_by", "allowlist"}
+    return {"name": name, **spec.model_dump(mode="json", exclude=left_out), "allowlist": list(spec.allowlist.networks)}
+
+
+def image(cell: Cell, template: Template) -> str:
+    """Whether the image that is asked for is what runs: "" (there is none), "advisory" or "used"."""
+    if template.image is None:
+        return ""
+    return "advisory" if cell.settings.runtime.startswith("process://") else "used"
+
+
+def _owned(spec: Owned) -> Json:
     return {
-        "name": name,
-        "replicas": spec.replicas.model_dump(),
-        "survive": dict(spec.survive),
-        "idle_timeout_s": spec.idle_timeout_s,
-        "target_in_flight": spec.target_in_flight,
-        "template": spec.template.model_dump(mode="json"),
+        "labels": dict(spec.labels),
+        "visibility": spec.visibility,
+        "created_by": spec.created_by,
+        "advisory": dict(spec.advisory),
     }
 
 
@@ -71,7 +84,7 @@ def release(spec: ReleaseSpec, created_ms: int) -> Json:
     }  # fmt: skip
 
 
-def job(record: Record) -> Json:
+def job(cell: Cell, record: Record) -> Json:
     spec, status = JobSpec.model_validate(record.spec), record.status
     fresh = not status.get("state")
     return {
@@ -85,8 +98,13 @@ def job(record: Record) -> Json:
         "reason": "recorded; the control loop has not looked at it yet" if fresh else str(status.get("reason", "")),
         "workers": spec.workers,
         "retries": spec.retries,
+        "job_retries": spec.job_retries,
+        "start_at_ms": spec.start_at_ms,
+        "rendezvous": spec.rendezvous,
         "ttl_s": spec.ttl_s,
         "stopped": spec.stopped,
+        "image": image(cell, spec.template),
+        **_owned(spec),
         **{field: int(status.get(field) or 0) for field in ("active", "ready", "failed", "succeeded")},
         "started_ms": int(status.get("started_ms") or 0),
         "ended_ms": int(status.get("ended_ms") or 0),
@@ -127,6 +145,8 @@ def replica(record: Record) -> Json:
         "last_log": str(status.get("last_log", "")),
         "limits": str(status.get("limits", "none")),
         "isolation": str(status.get("isolation", "none")),
+        "image": str(status.get("image", "")),
+        "ports": list(status.get("ports") or ()),
         "resources": spec.get("resources", {}),
         "created_ms": record.created_ms,
     }
@@ -164,7 +184,11 @@ def _node(record: Record, here: Sequence[Record]) -> Json:
         "memory_placed_mib": sum(item.memory_mib for item in held),
         "memory_used_mib": int(status.get("memory_used_mib") or 0),
         "accelerator_milli": capacity.accelerator_milli,
+        "accelerator_placed_milli": sum(item.accelerator_milli for item in held),
         "accelerator_type": capacity.accelerator_type,
+        "runtime": str(status.get("runtime") or "process"),
+        "isolation": str(status.get("isolation") or "none"),
+        "machine": status.get("machine") or {},
         "disk_free_mib": int(status.get("disk_free_mib") or 0),
         "address": record.spec.get("address"),
         "port": record.spec.get("port"),

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lepton_ai import __version__
-from lepton_ai.api import view
+from lepton_ai.api import nodes, view
 from lepton_ai.api.call import Call, Router, answer, guarded
 from lepton_ai.api.cell import Cell
+from lepton_ai.tenancy.workspaces import isolation
 from lepton_ai.wire import workspace as wire
 
 
@@ -43,6 +44,8 @@ def _cell(call: Call) -> dict[str, Any]:
         "nodes": sorted(record.name for record in cell.store.list("node")),
         "leading": cell.leading(),
         "loop": dict(cell.pace()),
+        "isolation": isolation(cell.settings),
+        "warning": cell.workspaces.warning() if call.ws == cell.workspaces.first else "",
     }
 
 
@@ -53,9 +56,23 @@ def _events(call: Call) -> list[dict[str, Any]]:
 
 
 def _workspace(call: Call) -> dict[str, Any]:
-    store = call.cell.store
-    counts = {kind: len(store.list(kind, workspace=call.ws)) for kind in ("deployment", "job", "secret")}
-    replicas = store.list("replica")
-    nodes = view.nodes(store.list("node"), replicas)
-    own = [view.replica(item) for item in replicas if item.workspace == call.ws]
-    return wire.shown(call.ws, __version__, counts, nodes, own)
+    cell, store = call.cell, call.cell.store
+    pods = sum(bool(item.spec.get("pod")) for item in store.list("deployment", workspace=call.ws))
+    counts = {
+        "deployments": len(store.names("deployment", workspace=call.ws)) - pods,
+        "jobs": len(store.names("job", workspace=call.ws)),
+        "pods": pods,
+        "secrets": len(store.names("secret", workspace=call.ws)),
+        "image_pull_secrets": len(store.names("registry", workspace=call.ws)),
+    }
+    items = nodes.all_nodes(call)
+    own = [view.replica(item) for item in store.list("replica", workspace=call.ws)]
+    return wire.shown(
+        call.ws,
+        __version__,
+        counts=counts,
+        nodes=items,
+        replicas=own,
+        shapes=nodes.priced(call, items),
+        disk_bytes=cell.usage.disk_bytes(store, cell.lake_root / call.ws, call.ws),
+    )

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import builtins
 import functools
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,14 +23,33 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from lepton_ai.errors import Corrupt, Invalid, NotFound, TooLarge, Unavailable
-from lepton_ai.store import Store
+from lepton_ai.store import Record, Store
 from lepton_ai.telemetry import Audit
+from lepton_ai.tenancy.access import MAY, Principal
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 MAX_SECRET_BYTES = 64 * 1024
 KIND = "secret"
+Visibility = Literal["public", "private"]
+"""private: its owner and the workspace's admins and owners only; for others it does not exist."""
 _FORM = "lts1."
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret as it may be shown: never its value. `owner` is the name of the token that made it."""
+
+    name: str
+    owner: str
+    visibility: Visibility
+    tags: tuple[str, ...]
+    created_ms: int
+    updated_ms: int
+
+    def seen_by(self, who: Principal) -> bool:
+        """Whether `who` may know of it, change it and have workloads use it."""
+        return self.visibility == "public" or who.token_name == self.owner or "tokens" in MAY[who.role]
 
 
 class Secrets:
@@ -39,12 +62,30 @@ class Secrets:
         self._audit = Audit(store)
         self._cipher = functools.lru_cache(maxsize=1024)(functools.partial(_cipher, key))
 
-    def set(self, workspace: str, name: str, value: str, *, actor: str = "cell") -> None:
-        """Makes or replaces a secret. Raises TooLarge over 64 KiB, Invalid for a name that cannot be stored."""
+    def set(
+        self,
+        workspace: str,
+        name: str,
+        value: str,
+        *,
+        actor: str = "cell",
+        visibility: Visibility | None = None,
+        tags: Iterable[str] | None = None,
+    ) -> None:
+        """Makes or replaces a secret; its maker stays its owner, and what is not given stays as it is.
+
+        Raises TooLarge over 64 KiB, Invalid for a name that cannot be stored.
+        """
         if len(value.encode("utf-8", "surrogatepass")) > MAX_SECRET_BYTES:
             raise TooLarge(f"secret {name!r} is over {MAX_SECRET_BYTES} bytes", hint="put large files into a blob")
-        spec = {"sealed": self.seal(value, _context(workspace, name))}
         record = self._store.find(workspace, KIND, name)
+        before = {"owner": actor} if record is None else record.spec
+        spec = {
+            "sealed": self.seal(value, _context(workspace, name)),
+            "owner": before.get("owner", ""),
+            "visibility": visibility or before.get("visibility", "public"),
+            "tags": list(before.get("tags", [])) if tags is None else list(tags),
+        }
         if record is None:
             self._store.create(workspace, KIND, name, spec)
         else:
@@ -54,6 +95,16 @@ class Secrets:
     def list(self, workspace: str) -> list[str]:
         """The names of the secrets of a workspace, sorted; never a value."""
         return sorted(record.name for record in self._store.list(KIND, workspace=workspace))
+
+    def shown(self, workspace: str, who: Principal) -> builtins.list[Secret]:
+        """Those of a workspace that `who` may know of, by name."""
+        found = [_secret(record) for record in self._store.list(KIND, workspace=workspace)]
+        return sorted((item for item in found if item.seen_by(who)), key=lambda item: item.name)
+
+    def visible(self, workspace: str, name: str, who: Principal) -> bool:
+        """Whether there is such a secret, for `who`."""
+        record = self._store.find(workspace, KIND, name)
+        return record is not None and _secret(record).seen_by(who)
 
     def delete(self, workspace: str, name: str, *, actor: str = "cell") -> None:
         """Removes a secret; raises NotFound."""
@@ -112,6 +163,13 @@ def load_key(path: Path) -> bytes:
         hint = "restore it from a backup; without it the secrets of this cell cannot be opened"
         raise Corrupt(f"the key {path} has {len(key)} bytes, not {KEY_BYTES}", hint=hint)
     return key
+
+
+def _secret(record: Record) -> Secret:
+    spec = record.spec
+    visibility: Visibility = "private" if spec.get("visibility") == "private" else "public"
+    tags = tuple(str(tag) for tag in spec.get("tags") or ())
+    return Secret(record.name, str(spec.get("owner", "")), visibility, tags, record.created_ms, record.updated_ms)
 
 
 def _create(path: Path) -> None:

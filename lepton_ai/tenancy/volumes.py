@@ -94,7 +94,7 @@ class Volumes:
         raise NotFound(f"workspace {workspace} has no volume {name[:80]!r}", hint=f"volumes: {names}")
 
     def add(self, volume: Volume) -> Volume:
-        """Records a volume, and makes its folder unless it is to be there already ("mount").
+        """Records a volume, and makes its folder with `creation` mkdir.
 
         Raises Invalid (name, folder), Conflict, Unavailable (the folder cannot be made).
         """
@@ -225,8 +225,8 @@ def _make(path: Path, creation: str) -> None:
     try:
         if path.is_dir():
             return
-        if creation == "mount" or path.exists():
-            what = "is not a folder" if path.exists() else "does not exist, and creation_mode is mount"
+        if creation != "mkdir" or path.exists():
+            what = "is not a folder" if path.exists() else f"does not exist, and creation_mode is {creation}"
             raise Invalid(f"{path} {what}", hint="mount it first, or use creation_mode mkdir")
         path.mkdir(parents=True)
         path.chmod(0o1777)  # workloads of several user ids share it; nobody removes another's files

@@ -1,0 +1,99 @@
+"""Workspaces of the cell and registry logins of a workspace, over HTTP; ours under x/, as the public client has none.
+
+GET POST x/workspaces   DELETE x/workspaces/NAME?purge=      only for owners of the cell's first workspace
+GET x/registries   PUT DELETE x/registries/NAME
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import Field
+
+from lepton_ai.api.call import Call, Router, missing, retried
+from lepton_ai.errors import Unavailable
+from lepton_ai.spec.base import Model, Name
+from lepton_ai.tenancy.workspaces import Workspace
+
+FIRST_TOKEN = "owner"
+
+
+class WorkspaceForm(Model):
+    """A new workspace. `force`: although nothing keeps its workloads apart from those of others."""
+
+    name: Name
+    force: bool = False
+
+
+class RegistryForm(Model):
+    """A login at an image registry, for images that not everybody may pull."""
+
+    registry: str = Field(max_length=512)
+    username: str = Field(max_length=255)
+    password: str = Field(repr=False)
+
+
+def add(router: Router) -> None:
+    router.add(
+        "GET", "/x/workspaces", "workspaces", lambda call: [_shown(item) for item in call.cell.workspaces.list()]
+    )
+    router.add("POST", "/x/workspaces", "workspaces", _add, status=201)
+    router.add("DELETE", "/x/workspaces/{name}", "workspaces", _remove)
+
+    router.add(
+        "GET", "/x/registries", "read", lambda call: [asdict(item) for item in call.cell.registries.list(call.ws)]
+    )
+    router.add("PUT", "/x/registries/{name}", "secrets", _set_registry)
+    router.add("DELETE", "/x/registries/{name}", "secrets", _remove_registry)
+
+
+def _shown(workspace: Workspace) -> dict[str, Any]:
+    return asdict(workspace)
+
+
+def _add(call: Call) -> dict[str, Any]:
+    """The new workspace and the text of its first owner token, which is shown this once."""
+    form = call.form(WorkspaceForm, "workspace")
+    made = retried(lambda: call.cell.workspaces.add(form.name, force=form.force, actor=call.actor))
+    text, _ = call.cell.access.issue(made.name, "owner", FIRST_TOKEN, actor=call.actor)
+    url = f"{call.cell.api_url}/api/v2/workspaces/{made.name}"
+    return {**_shown(made), "token": text, "url": url, "warning": call.cell.workspaces.warning()}
+
+
+def _remove(call: Call) -> dict[str, Any]:
+    name, purge = call.path("name"), call.flag("purge")
+    retried(lambda: call.cell.workspaces.remove(name, actor=call.actor))
+    lake = call.cell.lake_root / name
+    kept = lake.is_dir()
+    if purge and kept:
+        try:
+            shutil.rmtree(lake)
+            kept = False
+        except OSError as error:
+            hint = "remove the folder yourself"
+            raise Unavailable(
+                f"workspace {name} is gone, its lake {lake} is not: {error.strerror}", hint=hint
+            ) from None
+    return {"name": name, "lake_kept": kept}
+
+
+def _set_registry(call: Call) -> dict[str, Any]:
+    form = call.form(RegistryForm, "registry")
+    name = call.path("name")
+
+    def change() -> dict[str, Any]:
+        registries = call.cell.registries
+        return asdict(registries.set(call.ws, name, form.registry, form.username, form.password, actor=call.actor))
+
+    return retried(change)
+
+
+def _remove_registry(call: Call) -> dict[str, Any]:
+    name = call.path("name")
+    names = [item.name for item in call.cell.registries.list(call.ws)]
+    if name not in names:
+        raise missing("image-pull secret", name, names, "lepton registry ls")
+    call.cell.registries.delete(call.ws, name, actor=call.actor)
+    return {"name": name}
