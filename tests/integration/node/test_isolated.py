@@ -237,9 +237,9 @@ def test_a_link_in_a_volume_leads_nowhere(stages: Callable[..., Stage], tmp_path
     victim = tmp_path / "node" / "volumes" / "victim"
     victim.mkdir(parents=True)
     (victim / "loot").write_text("loot")
-    plant = f"ln -s {victim} /data/link; ln -s / /data/root; mkdir /data/x; ln -s /etc /data/x/etc"
+    plant = f"ln -s {victim} /data/link; ln -s / /data/top; mkdir /data/x; ln -s /etc /data/x/etc"
     assert stage.run(spec("sh", "-c", plant, mounts=mount()))[0].ok
-    for path in ("/link", "/root/etc", "/x/etc", "/link/new"):
+    for path in ("/link", "/top/etc", "/x/etc", "/link/new"):
         end, said = stage.run(spec("ls", "/data", mounts=mount(path=path)))
         assert (end.code, "cannot mount" in said) == (126, True), said
     # The links are there, and whoever follows them as root arrives: the refusal is what stops it.
