@@ -21,7 +21,7 @@ def pod(world: World, name: str = "box", *words: str, **fields: Any) -> None:
 def test_a_pod_runs_without_a_route_and_says_where_its_ports_are(cell: Cell) -> None:
     world = cell()
     pod(world)
-    ((node, copy),) = world.copies("box")
+    ((_, copy),) = world.copies("box")
     (record,) = world.replicas("box")
     assert record.status["ports"] == [{"number": 2222, "host_port": 2222, "protocol": "TCP", "name": "ssh"}]
     assert (record.status["port"], copy.spec.needs_port) == (None, False)
