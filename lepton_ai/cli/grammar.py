@@ -271,6 +271,22 @@ def _secret_set(p: argparse.ArgumentParser) -> None:
     p.add_argument("--file", metavar="FILE", default="-", help="file that holds the value (default: standard input)")
 
 
+def _workspace_add(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("--force", action="store_true", help="although isolation is none: it can reach what yours can")
+
+
+def _workspace_rm(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("--purge", action="store_true", help="delete its lake too")
+
+
+def _registry_set(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("registry", metavar="HOST", help="for example registry.example.com:5000")
+    p.add_argument("--username", required=True, metavar="NAME", help="the password is read from standard input")
+
+
 def count(text: str) -> int:
     """A positive whole number."""
     if not text.isdigit() or int(text) < 1:
@@ -381,6 +397,12 @@ COMMANDS: tuple[Command, ...] = (
         "change",
     ),
     Command(("secret", "rm"), "Manage", "remove one", "manage:secret_rm", _name("NAME"), "change"),
+    Command(("workspace", "ls"), "Manage", "the tenants of the cell", "tenants:workspaces", _none, "read"),
+    Command(("workspace", "add"), "Manage", "make one", "tenants:workspace_add", _workspace_add, "change"),
+    Command(("workspace", "rm"), "Manage", "remove one", "tenants:workspace_rm", _workspace_rm, "change"),
+    Command(("registry", "ls"), "Manage", "logins at image registries", "tenants:registries", _none, "read"),
+    Command(("registry", "set"), "Manage", "keep a login, sealed", "tenants:registry_set", _registry_set, "change"),
+    Command(("registry", "rm"), "Manage", "remove one", "tenants:registry_rm", _name("NAME"), "change"),
     Command(("config",), "Manage", "each setting, its value and where it came from", "cell:config", _none, "read"),
 )
 """Every command, in the order of the help."""

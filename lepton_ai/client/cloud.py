@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from lepton_ai.client import source, wait
+from lepton_ai.client.admin import Admin
 from lepton_ai.client.http import Connection, check, client, part
 from lepton_ai.client.objects import (
     Answer,
@@ -35,7 +36,6 @@ from lepton_ai.client.objects import (
     Row,
     Table,
     TableVersion,
-    Token,
 )
 from lepton_ai.client.wait import Say
 from lepton_ai.errors import LeptonError, NotFound, Timeout, Unavailable, Unsupported
@@ -48,7 +48,7 @@ FOLLOW_PATIENCE_S = 30.0
 AFTER_BREAK_LINES = 10_000
 
 
-class Cloud:
+class Cloud(Admin):
     """A connection to the cell at `url`. `gateway_url` spares a question to the control plane before a call."""
 
     def __init__(
@@ -317,26 +317,6 @@ class Cloud:
 
     def undrain(self, name: str) -> Node:
         return Node.of(self._http.send("POST", f"/x/nodes/{part(name)}/undrain", again=True))
-
-    def tokens(self) -> list[Token]:
-        return [Token.of(item) for item in self._http.get("/x/tokens")]
-
-    def create_token(self, name: str, *, role: str = "developer", days: int | None = None) -> str:
-        """A new API token: its text, which is shown this once."""
-        return str(self._http.send("POST", "/x/tokens", {"name": name, "role": role, "days": days})["token"])
-
-    def delete_token(self, name: str) -> None:
-        self._http.send("DELETE", f"/x/tokens/{part(name)}", again=True)
-
-    def secrets(self) -> list[str]:
-        """The names of the secrets; never a value."""
-        return [str(item["name"]) for item in self._http.get("/x/secrets")]
-
-    def set_secret(self, name: str, value: str) -> None:
-        self._http.send("PUT", f"/x/secrets/{part(name)}", {"value": value}, again=True)
-
-    def delete_secret(self, name: str) -> None:
-        self._http.send("DELETE", f"/x/secrets/{part(name)}", again=True)
 
     # -- inside
 

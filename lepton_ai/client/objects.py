@@ -326,6 +326,8 @@ class CellInfo(Value):
     lake_url: str = ""
     nodes: list[str] = field(default_factory=list)
     leading: bool = False
+    isolation: str = "none"
+    warning: str = ""
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
