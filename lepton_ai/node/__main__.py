@@ -27,7 +27,7 @@ from lepton_ai.errors import Conflict, Invalid, LeptonError, Unsupported
 from lepton_ai.node import shim
 from lepton_ai.node.agent import Agent
 from lepton_ai.node.enclose import Enclosure, able, home
-from lepton_ai.node.network import Network
+from lepton_ai.node.network import SHARED, Network
 from lepton_ai.node.process import ProcessRuntime
 from lepton_ai.node.runtime import Runtime
 from lepton_ai.node.server import Server
@@ -93,10 +93,12 @@ async def _serve(args: argparse.Namespace) -> None:
 def _runtime(args: argparse.Namespace, folder: Path) -> Runtime:
     """What runs the replicas. Raises Unsupported when this machine cannot isolate as told."""
     enclosure = Enclosure(folder, (home(folder),))
-    if args.isolation == "none":
-        return ProcessRuntime(args.name, enclosure=enclosure)
     users = Users(folder.parent / "users.json")
     network = Network(folder, args.address, users)
+    if args.isolation == "none":
+        if sys.platform == "linux" and os.geteuid() == 0 and SHARED.exists():
+            network.remove()  # left from when it was otherwise
+        return ProcessRuntime(args.name, enclosure=enclosure)
     if why := able() or network.available():
         raise Unsupported(f"isolation uid is not possible here: {why}", hint="use --isolation none, or another machine")
     return ProcessRuntime(args.name, enclosure=enclosure, users=users, network=network)

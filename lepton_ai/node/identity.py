@@ -5,6 +5,7 @@ Owns the identity value; how it is read from the system is in `shim`, which both
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -58,6 +59,22 @@ class Identity:
             os.close(fd)
             return None
         return fd
+
+    async def wait(self, every_s: float) -> None:
+        """Until this process has ended: at once by its pidfd, else by looking `every_s`."""
+        fd = self.open()
+        if fd is None:
+            while self.alive():
+                await asyncio.sleep(every_s)
+            return
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        loop.add_reader(fd, done.set)
+        try:
+            await done.wait()
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
 
 
 @cache

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from lepton_ai.errors import Busy, Conflict, LeptonError
 from lepton_ai.node import enter, launch, shim
@@ -23,7 +22,7 @@ from lepton_ai.node.maps import Maps
 from lepton_ai.node.metrics import Target, Use
 from lepton_ai.node.ports import Ports
 from lepton_ai.node.probe import probe
-from lepton_ai.node.runtime import Runtime
+from lepton_ai.node.runtime import Isolation, Runtime
 from lepton_ai.spec.container import PortMap
 from lepton_ai.spec.replica import Exit, FetchBlob, Phase, ReplicaReport, ReplicaSpec
 
@@ -68,6 +67,7 @@ class Replica:
         self._why = ""
         self._stopping = False
         self._begun = False
+        self._how = _how(runtime)
         self._released = False
         self._releasing = asyncio.Lock()
         self._grace_s = spec.grace_s
@@ -95,6 +95,7 @@ class Replica:
         life = shim.read_record(str(self.folder / "life.json")) or {}
         self._tries, self._begun = int(life.get("tries", 0)), bool(life.get("begun", False))
         self._ready_ms, self._why = int(life.get("ready_ms", 0)), str(life.get("why", ""))
+        self._how = str(life.get("how", "process/none"))
         self._stopping = bool(life.get("stopping", False))
         port = life.get("port")
         # An agent of an earlier release recorded the port only.
@@ -114,6 +115,9 @@ class Replica:
         if state.phase == "running":
             # Said at once, so that a restart of the agent takes no replica out of the gateway.
             self.phase = "stopping" if self._stopping else "ready" if self._ready_ms else "starting"
+            if self._how != (now := _how(self._runtime)):
+                # It must not go on with less, or with other, than what is said of it from now on.
+                self.stop(None, f"lost: this node runs replicas as {now} now, not {self._how}")
         self._task = asyncio.create_task(self._run(adopt=True))
 
     def stop(self, grace_s: float | None, reason: str) -> None:
@@ -170,7 +174,7 @@ class Replica:
             ready_ms=self._ready_ms,
             exit=self._exit,
             limits=self._limits,
-            isolation=self._runtime.isolation,
+            isolation=cast(Isolation, self._how.partition("/")[2]),
             ports=self._maps.others,
             image=self._runtime.image(self.spec),
             cpu_milli=0 if self.ended else self.use.cpu_milli,
@@ -225,7 +229,7 @@ class Replica:
             blobs[blob.ref.path] = await self._fetch(blob)
         self._set("starting", "starting")
         self._maps.take(self.spec)
-        self._tries, self._begun = self._tries + 1, False
+        self._tries, self._begun, self._how = self._tries + 1, False, _how(self._runtime)
         self._save()
         if self._stopping:
             raise Conflict("stopped before it had started")
@@ -268,7 +272,7 @@ class Replica:
                 await self._begin()
             self._health = asyncio.create_task(self._look_after_health())
             try:
-                await _end_of(running)
+                await running.wait(STARTING_S)
             finally:
                 self._health.cancel()
         state = launch.state(self.folder)
@@ -363,7 +367,7 @@ class Replica:
 
     def _save(self) -> None:
         life: dict[str, object] = {"port": self._maps.host_port, "tries": self._tries, "ready_ms": self._ready_ms}
-        life |= {"why": self._why[:300], "stopping": self._stopping, "begun": self._begun}
+        life |= {"why": self._why[:300], "stopping": self._stopping, "begun": self._begun, "how": self._how}
         life["maps"] = [one.model_dump() for one in self._maps.maps]
         life["exit"] = None if self._exit is None else self._exit.model_dump()
         try:
@@ -373,21 +377,8 @@ class Replica:
             _log.warning("replica %s: cannot write life.json: %s", self.spec.uid, error)
 
 
-async def _end_of(identity: Identity) -> None:
-    """Until a process has ended: at once by its pidfd, else by looking."""
-    fd = identity.open()
-    if fd is None:
-        while identity.alive():
-            await asyncio.sleep(STARTING_S)
-        return
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-    loop.add_reader(fd, done.set)
-    try:
-        await done.wait()
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
+def _how(runtime: Runtime) -> str:
+    return f"{runtime.name}/{runtime.isolation}"
 
 
 def _now_ms() -> int:

@@ -340,6 +340,35 @@ def test_an_agent_takes_isolated_replicas_up_again(stages: Callable[..., Stage])
     asyncio.run(asyncio.wait_for(life(), WAIT_S))
 
 
+def test_a_replica_does_not_go_on_at_another_isolation(stages: Callable[..., Stage]) -> None:
+    open_, closed = stages("none"), stages("uid")
+    orders = [spec("sleep", "600") for _ in range(2)]
+
+    async def life() -> None:
+        for order, before, after in ((orders[0], open_, closed), (orders[1], closed, open_)):
+            agent = Agent(before.folder, "node-1", Resources(), before.runtime)
+            await agent.start()
+            await agent.apply(order, 1)
+            while report(agent, order).phase != "ready":
+                await asyncio.sleep(0.02)
+            assert report(agent, order).isolation == before.runtime.isolation
+            await agent.close()
+            again = Agent(after.folder, "node-1", Resources(), after.runtime)
+            await again.start()
+            while report(again, order).phase != "exited":
+                assert report(again, order).isolation == before.runtime.isolation
+                await asyncio.sleep(0.02)
+            found = report(again, order).exit
+            assert found is not None
+            assert found.reason.startswith("lost: this node runs replicas as process/")
+            await again.close()
+
+    def report(agent: Agent, order: ReplicaSpec) -> ReplicaReport:
+        return next(one for one in agent.usage().replicas if one.uid == order.uid)
+
+    asyncio.run(asyncio.wait_for(life(), WAIT_S))
+
+
 def test_user_ids_are_never_shared(tmp_path: Path) -> None:
     first, second = Users(tmp_path / "users.json"), Users(tmp_path / "users.json")
     given = [users.uid(f"w{number}") for number in range(20) for users in (first, second)]
