@@ -34,7 +34,7 @@ def add(router: Router) -> None:
 
 
 def all_nodes(call: Call) -> list[dict[str, Any]]:
-    return view.nodes(call.cell.store.list("node"), call.cell.store.list("replica"))
+    return view.nodes(call.cell.store.list("node"), call.cell.store.list("replica", but="exited"))
 
 
 def _schedule(call: Call, takes_work: bool) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _schedule(call: Call, takes_work: bool) -> dict[str, Any]:
 
     record = retried(change)
     call.note("undrain" if takes_work else "drain", "node", name)
-    return view.nodes([record], call.cell.store.list("replica"))[0]
+    return view.nodes([record], call.cell.store.list("replica", but="exited"))[0]
 
 
 # -- the public client's
@@ -87,7 +87,7 @@ def _wire_group(call: Call) -> dict[str, Any]:
 def _wire_nodes(call: Call) -> list[dict[str, Any]]:
     of_the_cell(call)
     idle = call.flag("idle")
-    own = [view.replica(item) for item in call.cell.store.list("replica", workspace=call.ws)]
+    own = [view.replica(item) for item in call.cell.store.list("replica", workspace=call.ws, but="exited")]
     items = all_nodes(call)
     # Idle means that nobody's work is there, not only none of the caller's.
     return [wire.shown(item, call.cell.name, own, call.ws) for item in items if not idle or not item["replicas"]]

@@ -59,14 +59,14 @@ def _workspace(call: Call) -> dict[str, Any]:
     cell, store = call.cell, call.cell.store
     pods = sum(bool(item.spec.get("pod")) for item in store.list("deployment", workspace=call.ws))
     counts = {
-        "deployments": len(store.names("deployment", workspace=call.ws)) - pods,
-        "jobs": len(store.names("job", workspace=call.ws)),
+        "deployments": store.count("deployment", workspace=call.ws) - pods,
+        "jobs": store.count("job", workspace=call.ws),
         "pods": pods,
-        "secrets": len(store.names("secret", workspace=call.ws)),
-        "image_pull_secrets": len(store.names("registry", workspace=call.ws)),
+        "secrets": store.count("secret", workspace=call.ws),
+        "image_pull_secrets": store.count("registry", workspace=call.ws),
     }
     items = nodes.all_nodes(call)
-    own = [view.replica(item) for item in store.list("replica", workspace=call.ws)]
+    own = [view.replica(item) for item in store.list("replica", workspace=call.ws, but="exited")]
     return wire.shown(
         call.ws,
         __version__,
