@@ -163,7 +163,7 @@ def test_stopped_and_brought_back(lep: Lep) -> None:
 
 
 def test_asleep_until_somebody_calls(lep: Lep) -> None:
-    create(lep, "nap", "--public", "--autoscale-down", "1,2")
+    create(lep, "nap", "--public", "--min-replicas", "1", "--no-traffic-timeout", "2")
     url = reaches(lep, "nap", "Ready")
     eventually(lambda: not [c for c in lep.cell.cloud.replicas("nap") if c.phase != "exited"], "it falls asleep")
     assert HTTP.post(url, json={"value": 1}).json()["echo"] == 1, "the first request is held, not failed"
@@ -197,21 +197,17 @@ def test_what_breaks_is_said(lep: Lep) -> None:
 def test_the_live_log_follows_and_ends(lep: Lep) -> None:
     create(lep, "talks", "--public", release="spoken")
     reaches(lep, "talks", "Ready")
-    following = lep.start("endpoint", "log", "-n", "talks")
-    try:
-        assert following.stdout is not None
-        for line in following.stdout:
-            if "release spoken listens on" in line:
-                break
-        else:
-            raise AssertionError("the log ended before its first line")
-        lep("endpoint", "stop", "-n", "talks")
-        rest = following.stdout.read()
-        assert following.wait(60) == 0
-        assert "End of log" in rest or "Connection" in rest, rest
-    finally:
-        following.kill()
-        following.wait()
+    with lep.start("endpoint", "log", "-n", "talks") as following:
+        try:
+            assert following.stdout is not None
+            assert any("release spoken listens on" in line for line in following.stdout), (
+                "it ended before its first line"
+            )
+            lep("endpoint", "stop", "-n", "talks")
+            assert "End of log" in following.stdout.read()
+            assert following.wait(60) == 0
+        finally:
+            following.kill()
     lep("endpoint", "remove", "-n", "talks")
 
 
