@@ -64,6 +64,9 @@ async def _serve(args: argparse.Namespace) -> None:
     )
     agent = Agent(folder, args.name, capacity, _runtime(args, folder), address=args.address)
     await agent.start()
+    if not agent.isolated and sys.platform == "linux" and os.geteuid() == 0 and SHARED.exists():
+        # Left from when it was otherwise; not before the folder is this agent's.
+        await asyncio.to_thread(Network(folder, args.address, Users(folder.parent / "users.json")).remove)
     # Before listening, as the token is read by whoever sees agent.json.
     sock = _listen(args.address, args.port, shim.read_record(str(folder / "agent.json")))
     app = Server(agent, _token(folder / "agent.token"))
@@ -93,12 +96,10 @@ async def _serve(args: argparse.Namespace) -> None:
 def _runtime(args: argparse.Namespace, folder: Path) -> Runtime:
     """What runs the replicas. Raises Unsupported when this machine cannot isolate as told."""
     enclosure = Enclosure(folder, (home(folder),))
+    if args.isolation == "none":
+        return ProcessRuntime(args.name, enclosure=enclosure)
     users = Users(folder.parent / "users.json")
     network = Network(folder, args.address, users)
-    if args.isolation == "none":
-        if sys.platform == "linux" and os.geteuid() == 0 and SHARED.exists():
-            network.remove()  # left from when it was otherwise
-        return ProcessRuntime(args.name, enclosure=enclosure)
     if why := able() or network.available():
         raise Unsupported(f"isolation uid is not possible here: {why}", hint="use --isolation none, or another machine")
     return ProcessRuntime(args.name, enclosure=enclosure, users=users, network=network)

@@ -83,6 +83,11 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._lock = -1
 
+    @property
+    def isolated(self) -> bool:
+        """Whether its replicas have networks of their own."""
+        return self._runtime.forwards
+
     async def start(self) -> None:
         """Take the folder and every replica in it. Raises Conflict when another agent has it."""
         self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
