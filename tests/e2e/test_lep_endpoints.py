@@ -201,7 +201,7 @@ def test_the_live_log_follows_and_ends(lep: Lep) -> None:
         try:
             assert following.stdout is not None
             assert any("release spoken listens on" in line for line in following.stdout), (
-                "it ended before its first line"
+                "its first line"
             )
             lep("endpoint", "stop", "-n", "talks")
             assert "End of log" in following.stdout.read()
