@@ -74,6 +74,7 @@ class Memory:
     since: dict[tuple[str, str], tuple[object, int]] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     swept_ms: int | None = None
+    turn: int = 0
 
 
 class Context:
@@ -94,6 +95,7 @@ class Context:
         self.usable_nodes: frozenset[str] = frozenset()
         self.all_settled = False
         self.measured = services.publisher.stats()
+        self.writes = 0
 
     # -- nodes
 
@@ -210,10 +212,13 @@ class Context:
         """Together or not at all. Raises Conflict and StaleEpoch."""
         if not ops:
             return []
+        self.writes += 1
         return self.mirror.write(ops, self.lease)
 
     def write_each(self, ops: Iterable[Op]) -> None:
-        self.mirror.write_each(list(ops), self.lease)
+        listed = list(ops)
+        self.writes += bool(listed)
+        self.mirror.write_each(listed, self.lease)
 
     def each(self, records: Iterable[Record], act: Callable[[Record], None]) -> None:
         """`act` on every record; one that fails is left alone for a while and never stops the others."""

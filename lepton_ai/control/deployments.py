@@ -47,8 +47,19 @@ class Case:
 
 
 def reconcile(ctx: Context) -> None:
-    """Bring every deployment one step nearer to what is wanted."""
-    ctx.each(ctx.mirror.list("deployment"), lambda record: _one(ctx, record))
+    """Bring every deployment one step nearer to what is wanted.
+
+    When very many change at once, a pass stops early, so that the first of them are ordered soon, and the next pass
+    begins where this one stopped.
+    """
+    records, most = ctx.mirror.list("deployment"), ctx.options.max_changed_per_pass
+    begin = ctx.memory.turn % len(records) if records else 0
+    ctx.memory.turn, written = 0, ctx.writes
+    for number in range(begin, begin + len(records)):
+        if ctx.writes - written >= most:
+            ctx.memory.turn = number
+            break
+        ctx.each([records[number % len(records)]], lambda record: _one(ctx, record))
     demands.forget(ctx)
 
 

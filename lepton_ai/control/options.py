@@ -21,6 +21,7 @@ class Options:
     resend_s: float = 2.0
     node_status_s: float = 10.0
     max_new_per_pass: int = 64  # replicas one deployment may start in one pass
+    max_changed_per_pass: int = 256  # deployments that one pass changes
     max_orders_per_pass: int = 256  # orders to one node in one pass
     failed_starts: int = 3  # a release whose replicas end before they were ready so often is stopped
     kept_ended: int = 5  # ended replicas a deployment keeps to be looked at

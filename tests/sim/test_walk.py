@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sim.world import World
+
+from lepton_ai.spec.container import Port
 
 Cell = Callable[..., World]
 SOAK = os.environ.get("LEPTON_AI_SOAK") == "1"
 SEEDS, STEPS = (range(1000, 1400), 80) if SOAK else (range(6), 40)
 """a sample in `make test`, the full count in `make soak`"""
 SAFE = ("movies", "songs")
+OTHERS = ("plain", "ledger", "sleepy", "box", "fixed")
 ENDS = {"succeeded", "failed", "stopped"}
 
 
@@ -28,11 +32,12 @@ class Walk:
         self.world, self.rng = world, random.Random(seed)
         self.log: list[str] = []
         self.jobs: dict[str, str] = {}
+        self.count = 0
         self.events: list[tuple[int, Callable[[], None]]] = [
             (6, self.crash), (4, self.kill_node), (6, self.return_node), (4, self.partition), (4, self.kill_agent),
             (3, self.bad_network), (6, self.kill_control), (3, self.second_control), (3, self.freeze),
             (4, self.gateway_mood), (6, self.change_spec), (6, self.release), (3, self.drain), (2, self.jump),
-            (4, self.job), (2, self.sicken), (3, self.load),
+            (4, self.job), (2, self.remove_job), (2, self.sicken), (3, self.load),
         ]  # fmt: skip
 
     def begin(self) -> None:
@@ -44,7 +49,9 @@ class Walk:
         person.deploy("plain", replicas={"min": 2, "max": 2})
         person.deploy("ledger", exclusive=True)
         person.deploy("sleepy", idle_timeout_s=20)
-        world.until(lambda: all(world.state(n) == "ready" for n in (*SAFE, "plain", "ledger", "sleepy")), 20)
+        person.deploy("box", pod=True, ports=(Port(number=2222, exposed=True),))
+        person.deploy("fixed", port=8080, spread="required")
+        world.until(lambda: all(world.state(n) == "ready" for n in (*SAFE, *OTHERS)), 20)
         for name, count in (("movies", 4), ("songs", 3), ("plain", 2), ("ledger", 1)):
             world.call(name, count)
         world.run(2)
@@ -195,7 +202,11 @@ class Walk:
         self.note(f"gateway {gateway.refuse=} {gateway.lose=} {gateway.mute=} {gateway.slow_ms=}")
 
     def change_spec(self) -> None:
-        name, low = self.rng.choice(("songs", "plain", "sleepy")), self.rng.choice((1, 2, 3))
+        name, low = self.rng.choice(("songs", "plain", "sleepy", "box", "fixed")), self.rng.choice((1, 2, 3))
+        if name in ("box", "fixed"):  # one, or stopped
+            self.note(f"{name} wants {low % 2}")
+            self.world.person.change(name, replicas={"min": low % 2, "max": 1})
+            return
         if name == "songs":
             low = max(2, low)
         elif self.rng.random() < 0.2:
@@ -204,11 +215,14 @@ class Walk:
         self.world.person.change(name, replicas={"min": low, "max": max(low, 4)})
 
     def release(self) -> None:
-        name = self.rng.choice((*SAFE, "plain", "ledger"))
+        name = self.rng.choice((*SAFE, "plain", "ledger", "box", "fixed"))
         words = self.rng.choice((("start=300",), ("start=2000",), ("exit=1@200", "log=boom"), ("never",)))
-        exclusive = name == "ledger"
+        own: dict[str, Any] = {"exclusive": name == "ledger", "port": 8080 if name == "fixed" else None}
+        if name == "box":  # it is ready when it runs, so that one that ends is no failed start: it is started again
+            words = ("start=300",)
+            own["ports"] = (Port(number=2222, exposed=True),)
         number = self.world.person.release(
-            name, *words, idempotent=name in SAFE, exclusive=exclusive, health={"startup_deadline_s": 5}
+            name, *words, idempotent=name in SAFE, health={"startup_deadline_s": 5}, **own
         )
         self.note(f"{name}#{number} {words}")
 
@@ -223,12 +237,21 @@ class Walk:
         self.world.clock.jump(self.rng.choice((-1, 1)) * 3_600_000)
 
     def job(self) -> None:
-        name = f"job-{len(self.jobs)}"
+        self.count += 1
+        name = f"job-{self.count}"
         words, wanted = self.rng.choice(((("exit=0@3000",), "succeeded"), (("exit=2@500",), "failed")))
         workers = self.rng.choice((1, 1, 3))
         self.jobs[name] = wanted
         self.note(f"run {name} {words} x{workers}")
-        self.world.person.run(name, *words, workers=workers, retries=self.rng.choice((0, 1)))
+        tries = {"retries": self.rng.choice((0, 1)), "job_retries": self.rng.choice((0, 0, 2))}
+        self.world.person.run(name, *words, workers=workers, rendezvous=self.rng.random() < 0.5, **tries)
+
+    def remove_job(self) -> None:
+        if self.jobs:
+            name = self.rng.choice(list(self.jobs))
+            self.note(f"remove {name}")
+            del self.jobs[name]
+            self.world.person.remove("job", name)
 
     def load(self) -> None:
         count = self.rng.choice((1, 6, 10))
