@@ -95,3 +95,18 @@ def test_asleep_until_something_is_held(now: Pass) -> None:
     now.held = 2
     found = now.look({**DONE, "state": "idle"})
     assert (found.held, found.idle_s) == (2, None)
+
+
+def test_requests_per_minute_are_those_of_the_last_minute_and_their_peak_holds_for_one_window(now: Pass) -> None:
+    now.look(DONE, requests=1000)
+    for _ in range(90):
+        now.tick_ms += 1000
+        found = now.look(DONE, requests=now.measured[1][KEY].requests + 10)
+    assert found.per_minute == pytest.approx(600, abs=11)
+    total = now.measured[1][KEY].requests
+    now.tick_ms += 30_000
+    assert now.look(DONE, requests=total).per_minute == pytest.approx(600, abs=11)
+    now.tick_ms += 40_000
+    now.look(DONE, requests=total)
+    now.tick_ms += 61_000
+    assert now.look(DONE, requests=total).per_minute == 0

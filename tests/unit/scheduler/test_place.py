@@ -9,14 +9,17 @@ from lepton_ai.scheduler.feasible import feasible
 from lepton_ai.scheduler.place import place
 from lepton_ai.scheduler.snapshot import Node, Request, Snapshot, amounts
 from lepton_ai.scheduler.verdict import verdict
-from lepton_ai.spec.workload import Resources
+from lepton_ai.spec.container import Port
+from lepton_ai.spec.workload import Resources, Template
 
+PREFERRED = ["", "node-1", "node-9"]
 KINDS = st.sampled_from([None, "A10", "H100"])
 
 
 @st.composite
 def nodes(draw: st.DrawFn) -> list[Node]:
     found = []
+    shared = draw(st.sampled_from(["", "10.0.0.1"]))
     for index in range(draw(st.integers(0, 6))):
         capacity = Resources(
             cpu_milli=draw(st.integers(1, 4000)),
@@ -25,7 +28,7 @@ def nodes(draw: st.DrawFn) -> list[Node]:
             accelerator_type=draw(KINDS),
         )
         used = (draw(st.integers(0, 1000)), draw(st.integers(0, 1000)), 0)
-        found.append(Node(f"node-{index}", capacity, used, draw(st.sampled_from(["", "", "", "unreachable"]))))
+        found.append(Node(f"node-{index}", capacity, used, draw(st.sampled_from(["", "", "", "unreachable"])), shared))
     return found
 
 
@@ -40,7 +43,10 @@ def requests(draw: st.DrawFn) -> list[Request]:
             accelerator_type=draw(KINDS),
         )
         group = draw(st.sampled_from(["a", "b"]))
-        found.append(Request(f"r{index}", resources, group, draw(st.sampled_from([None, 1, 2]))))
+        allowed = frozenset(draw(st.lists(st.sampled_from(["node-0", "node-1", "node-9"]), max_size=2)))
+        ports = frozenset(draw(st.lists(st.sampled_from([80, 81]), max_size=2)))
+        per_node = draw(st.sampled_from([None, 1, 2]))
+        found.append(Request(f"r{index}", resources, group, per_node, allowed, ports, draw(st.sampled_from(PREFERRED))))
     return found
 
 
@@ -122,3 +128,49 @@ def test_too_small_is_told_from_full() -> None:
     plan = place(Snapshot.of(_cell(1)), [Request("r", Resources(cpu_milli=2000, memory_mib=10))])
     assert plan[0].nodes["node-0"].startswith("too small: cpu 2000 wanted, 1000 in all")
     assert "the cell has no node" in place(Snapshot.of([]), [Request("r", Resources())])[0].reason
+
+
+SMALL = Resources(cpu_milli=10, memory_mib=10)
+
+
+@settings(max_examples=100)
+@given(nodes(), requests())
+def test_nobody_goes_where_it_may_not_and_no_port_is_given_twice(cell: list[Node], asked: list[Request]) -> None:
+    taken = {"10.0.0.1": {80: "another"}}
+    given_out: set[tuple[str, int]] = {("10.0.0.1", 80)}
+    addresses = {node.name: node.address for node in cell}
+    for item in place(Snapshot.of(cell, {}, taken), asked):
+        if item.node is None:
+            continue
+        assert not item.request.nodes or item.node in item.request.nodes
+        if addresses[item.node]:
+            mine = {(addresses[item.node], port) for port in item.request.ports}
+            assert not mine & given_out
+            given_out |= mine
+    assert taken == {"10.0.0.1": {80: "another"}}
+
+
+def test_who_has_the_port_is_said() -> None:
+    cell = [Node(f"node-{index}", SMALL, address="127.0.0.1") for index in range(2)]
+    snapshot = Snapshot.of(cell, {}, {"127.0.0.1": {8080: "web-1-abc"}})
+    (found,) = place(snapshot, [Request("r", SMALL, ports=frozenset({8080, 9}))])
+    assert found.node is None
+    assert found.nodes["node-1"] == "port taken: port 8080 of 127.0.0.1 is taken by web-1-abc"
+    assert "2 port taken" in found.reason
+    (found,) = place(snapshot, [Request("r", SMALL, ports=frozenset({8081}))])
+    assert found.node == "node-0"
+
+
+def test_the_preferred_node_is_taken_when_it_may_be() -> None:
+    cell = _cell()
+    wanted = Request("r", SMALL, prefer="node-2")
+    (found,) = place(Snapshot.of(cell), [wanted])
+    assert (found.node, found.reason) == ("node-2", "where it ran before")
+    cell[2] = Node("node-2", SMALL, blocked="unreachable")
+    assert place(Snapshot.of(cell), [wanted])[0].node == "node-0"
+
+
+def test_a_request_is_made_from_a_template() -> None:
+    ports = (Port(number=22, exposed=True), Port(number=23))
+    template = Template(command=("x",), port=80, ports=ports, nodes=("node-1",), resources=SMALL)
+    assert Request.of("r", template, "g", 1) == Request("r", SMALL, "g", 1, frozenset({"node-1"}), frozenset({22, 80}))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_ai.scheduler.scale import Demand, scale
-from lepton_ai.scheduler.window import Window
+from lepton_ai.scheduler.window import Counted, Window
 from lepton_ai.spec.workload import DeploymentSpec, Replicas, Template
 
 
@@ -85,3 +85,40 @@ def test_the_window_is_the_maximum_of_what_is_not_too_old(steps: list[tuple[int,
         kept.append((now, value))
         assert window.max(now) == max(v for t, v in kept if t >= now - span)
     assert window.max(now + span + 1) == 0.0
+
+
+def test_requests_per_minute_and_requests_in_flight_whichever_needs_more() -> None:
+    spec = _spec(1, 9).model_copy(update={"target_requests_per_minute": 60.0})
+    by_rate = scale(spec, Demand(peak=10, per_minute=181), 3)
+    assert by_rate.replicas == 4
+    assert by_rate.reason == "181 requests per minute at most 60 each need 4"
+    in_flight = scale(spec, Demand(peak=81, per_minute=181), 3)
+    assert in_flight.replicas == 6
+    assert "81 requests in flight" in in_flight.reason
+    assert scale(spec, Demand(), 3).replicas == 1
+    assert scale(_spec(1, 9), Demand(per_minute=1e6), 3).replicas == 1  # no such target
+
+
+def test_a_required_spread_is_one_a_node() -> None:
+    spec = _spec(3, 3).model_copy(update={"spread": "required"})
+    assert scale(spec, Demand(), 2).per_node == 1
+    assert scale(_spec(3, 3), Demand(), 2).per_node is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=60), st.integers(1, 200))
+def test_what_is_counted_is_what_grew_within_the_span(steps: list[tuple[int, int]], span: int) -> None:
+    counted, now, total, grown = Counted(span), 0, 100, []
+    counted.add(0, total)
+    for wait, more in steps:
+        now, total = now + wait, total + more
+        counted.add(now, total)
+        grown.append((now, more))
+        assert counted.within(now) == sum(count for at, count in grown if at >= now - span)
+    assert counted.within(now + span + 1) == 0
+
+
+def test_a_counter_that_begins_anew_grew_by_nothing() -> None:
+    counted = Counted(1000)
+    for at, value in ((0, 50), (1, 60), (2, 0), (3, 5)):
+        counted.add(at, value)
+    assert counted.within(3) == 15
