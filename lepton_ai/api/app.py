@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lepton_ai.api import (
@@ -19,6 +20,7 @@ from lepton_ai.api import (
     access,
     blobs,
     deployments,
+    ingress,
     jobs,
     lake,
     logs,
@@ -30,9 +32,10 @@ from lepton_ai.api import (
     tenants,
     workspace,
 )
-from lepton_ai.api.call import Router, refused
+from lepton_ai.api.call import Router, answer, guarded, refused
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.lanes import Lanes
+from lepton_ai.api.openapi import PATH, document
 
 REST_S = 30.0
 
@@ -44,8 +47,14 @@ def app(cell: Cell) -> Starlette:
     blobs.add(router, cell)
     for family in (deployments, jobs, logs, nodes, lake, models, access):
         family.add(router)
-    for family in (tenants, templates, storage, reservations, absent):
+    for family in (tenants, templates, storage, reservations, ingress, absent):
         family.add(router)
+    described = answer(document(router.entries))
+
+    async def describe(_: Request) -> Response:
+        return described
+
+    router.routes.append(Route(PATH, guarded(describe), methods=["GET"]))
     made = Starlette(
         routes=router.routes,
         exception_handlers={HTTPException: _refused},

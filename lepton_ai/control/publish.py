@@ -39,7 +39,7 @@ class Publisher:
         self._hurry = False
         self._closed = False
         self._changed: Callable[[], None] = lambda: None
-        self.error = self._last_error = ""
+        self.error = self._last_error = self._no_figures = ""
         self._workers: list[threading.Thread] = []
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -166,8 +166,12 @@ class Publisher:
         try:
             stats = self._gateway.stats()
         except Exception as problem:  # noqa: BLE001 - the gateway must never end this thread
-            _log.warning("no figures from the gateway: %s", problem)
+            # What was measured last stays: nobody knows better, and nothing may scale down for not knowing.
+            if str(problem) != self._no_figures:
+                self._no_figures = str(problem)
+                _log.warning("no figures from the gateway: %s", problem)
             return
+        self._no_figures = ""
         held = {f"{item.workspace}/{item.name}": item.held for item in stats if item.held}
         with self._lock:
             # `now_ms` was read before the figures: they are at least as new as that.

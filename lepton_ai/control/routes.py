@@ -11,7 +11,7 @@ from lepton_ai.control import replicas
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Record
 from lepton_ai.errors import LeptonError
-from lepton_ai.spec.route import Backend, Endpoint, Route, Routes
+from lepton_ai.spec.route import Backend, Endpoint, HostRoute, HostTarget, Route, Routes
 from lepton_ai.spec.workload import DeploymentSpec
 
 SHARE = 100
@@ -32,7 +32,22 @@ def routes(ctx: Context) -> Routes:
             ctx.say_once(record, f"no route: {error.message}")
         except (ValueError, KeyError, TypeError) as error:  # what is stored is not what it should be
             ctx.say_once(record, f"no route: its record cannot be read ({type(error).__name__})")
-    return Routes(routes=tuple(found))
+    return Routes(routes=tuple(found), hosts=tuple(_hosts(ctx)))
+
+
+def _hosts(ctx: Context) -> list[HostRoute]:
+    """The host names that workspaces gave their deployments; of one domain the oldest, should there ever be two."""
+    found: dict[str, HostRoute] = {}
+    for record in ctx.mirror.list("ingress"):
+        try:
+            spec = record.spec
+            targets = tuple(HostTarget(name=item["name"], weight=item["weight"]) for item in spec["targets"])
+            allowlist = tuple(spec.get("allowlist") or ())
+            made = HostRoute(workspace=record.workspace, domain=spec["domain"], targets=targets, allowlist=allowlist)
+            found.setdefault(made.domain, made)
+        except (ValueError, KeyError, TypeError) as error:
+            ctx.say_once(record, f"no route: its record cannot be read ({type(error).__name__})")
+    return list(found.values())
 
 
 def offer(ctx: Context) -> None:
@@ -83,6 +98,8 @@ def _route(ctx: Context, record: Record) -> Route:
         request_timeout_s=template.request_timeout_s,
         health_path=template.health.path,
         activate=not hopeless and not record.deleting,
+        allowlist=spec.allowlist.networks,
+        balance=spec.balance,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_ai.errors import Invalid
+from lepton_ai.gateway import guards
 from lepton_ai.settings import is_loopback
 
 Resource = dict[str, Any]
@@ -76,7 +77,8 @@ _HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_ma
 
 
 def connection_manager() -> Resource:
-    """How a request is read. Dot segments, also written %2e, and double slashes are resolved before matching."""
+    """How a request is read, and what it passes. Dot segments (%2e too) and double slashes are resolved first."""
+    networks, tokens = guards.filters()
     return {
         "stat_prefix": "gateway",
         "normalize_path": True,
@@ -94,11 +96,16 @@ def connection_manager() -> Resource:
         "http2_protocol_options": {"max_concurrent_streams": 1024},
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [
+            networks,
             {
-                "name": "tokens",
-                # Without rules of its own it lets everything pass; a route with tokens brings rules.
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"},
+                # Reached only by who came through: a refusal after it is the tokens' (see `local_replies`).
+                "name": "admitted",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+                    "mutations": {"request_mutations": [{"append": {**_ADMITTED, "append_action": _OVERWRITE}}]},
+                },
             },
+            tokens,
             {
                 "name": "router",
                 "typed_config": {
@@ -111,9 +118,13 @@ def connection_manager() -> Resource:
     }
 
 
+ADMITTED = "x-lepton-admitted"
+_ADMITTED = {"header": {"key": ADMITTED, "value": "1"}}
+_OVERWRITE = "OVERWRITE_IF_EXISTS_OR_ADD"
 _REPLIES = (
     (400, "InvalidParameter", "the request is not valid HTTP", "check the request line, the headers and the path"),
-    (403, "Unauthorized", "the endpoint token is missing or wrong", "send the header Authorization: Bearer TOKEN"),
+    (401, "Unauthorized", "the endpoint token is missing or wrong", "send the header Authorization: Bearer TOKEN"),
+    (403, "Forbidden", "callers from this address are not let in", "see the endpoint's allowlist"),
     (404, "NotFound", "no deployment is served under this address", "run: lepton ps"),
     (408, "Timeout", "the request did not arrive in time", "send the request again"),
     (413, "TooLarge", "the request is too large to be held", "send a smaller body"),
@@ -130,18 +141,21 @@ def local_replies() -> Resource:
     """{"code", "message", "hint"} for every answer that Envoy gives itself; what a replica answers is untouched."""
     mappers = []
     for status, code, message, hint in _REPLIES:
-        comparison = {"op": "EQ", "value": {"default_value": status, "runtime_key": "lepton.reply"}}
-        mapper: Resource = {
-            "filter": {"status_code_filter": {"comparison": comparison}},
-            "body_format_override": json_body(code, message, hint),
-        }
-        if status == 403:
-            # The filter that checks tokens says 403; what it means is 401 (RFC 9110, 15.5.2).
+        # The filter that checks tokens says 403; what it means is 401 (RFC 9110, 15.5.2).
+        asked: Resource = {"status_code_filter": {"comparison": _is(403 if status == 401 else status)}}
+        mapper: Resource = {"filter": asked, "body_format_override": json_body(code, message, hint)}
+        if status == 401:
+            admitted = {"header_filter": {"header": {"name": ADMITTED, "present_match": True}}}
+            mapper["filter"] = {"and_filter": {"filters": [asked, admitted]}}
             mapper["status_code"] = 401
             mapper["headers_to_add"] = [{"header": {"key": "www-authenticate", "value": "Bearer"}}]
         mappers.append(mapper)
     fallback = json_body("Internal", "the gateway could not pass the request on", "try again; then: lepton doctor")
     return {"mappers": mappers, "body_format": fallback}
+
+
+def _is(status: int) -> Resource:
+    return {"op": "EQ", "value": {"default_value": status, "runtime_key": "lepton.reply"}}
 
 
 def json_body(code: str, message: str, hint: str) -> Resource:

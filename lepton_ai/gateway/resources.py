@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lepton_ai.errors import Invalid
-from lepton_ai.gateway.listener import Listen, listener
-from lepton_ai.spec.route import Backend, Endpoint, Route, Routes
+from lepton_ai.gateway.guards import guards, network
+from lepton_ai.gateway.listener import ADMITTED, Listen, listener
+from lepton_ai.spec.route import Backend, Endpoint, HostRoute, Route, Routes
 
 Resource = dict[str, Any]
 
@@ -73,6 +74,7 @@ def render(routes: Routes, listen: Listen, paths: Paths, *, hold_s: float = 0.0)
             endpoints[name] = assignment(name, route, backend, paths)
         entries += path_routes(route, hold_s)
         hosts.append(virtual_host(route, hold_s))
+    hosts += [host_routes(item, routes, hold_s) for item in named_hosts(routes)]
     everything = {"name": "paths", "domains": ["*"], "routes": entries}
     table = {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
@@ -94,6 +96,7 @@ def cluster_name(route: Route, release: int) -> str:
 
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}\Z")
+_DOMAIN = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 _PATH = re.compile(r"/[\x21-\x7e]{0,2047}\Z")
 
 
@@ -109,6 +112,8 @@ def check(route: Route) -> None:
         raise Invalid(f"{label}: health_path = {route.health_path!r} is not a path", hint="for example: /healthz")
     if any(not _TOKEN.match(token) for token in route.tokens or ()):
         raise Invalid(f"{label}: a token has a character that a header cannot carry", hint="use printable ASCII")
+    for text in route.allowlist:
+        network(text)
     releases = [backend.release for backend in route.backends]
     if len(set(releases)) != len(releases):
         raise Invalid(f"{label}: a release is there twice", hint="name each release once")
@@ -139,14 +144,66 @@ def path_routes(route: Route, hold_s: float) -> list[Resource]:
     ]
 
 
+def named_hosts(routes: Routes) -> list[HostRoute]:
+    """The host names, by name. Raises Invalid for one that is there twice or could be another's."""
+    found: dict[str, HostRoute] = {}
+    for item in routes.hosts:
+        domain = item.domain.lower()
+        if not _DOMAIN.match(domain) or domain.endswith(".localhost") or domain in found:
+            raise Invalid(
+                f"host {item.domain[:80]!r} cannot be routed", hint="each domain once, and none of .localhost"
+            )
+        for text in item.allowlist:
+            network(text)
+        found[domain] = item
+    return [found[domain] for domain in sorted(found)]
+
+
+def host_routes(item: HostRoute, routes: Routes, hold_s: float) -> Resource:
+    """A host name and the deployments behind it. Each target keeps its own tokens, networks and timeouts.
+
+    The shares are cumulative: Envoy draws one number a request and asks every entry with the same one.
+    """
+    known = {(route.workspace, route.name): route for route in routes.routes}
+    targets = [
+        (known[item.workspace, target.name], target.weight)
+        for target in item.targets
+        if target.weight > 0 and (item.workspace, target.name) in known
+    ]
+    total, reached = sum(weight for _, weight in targets), 0
+    entries: list[Resource] = []
+    for route, weight in targets:
+        reached += weight
+        match: Resource = {"prefix": "/"}
+        if reached < total:
+            share = {"numerator": reached * 1_000_000 // total, "denominator": "MILLION"}
+            match["runtime_fraction"] = {"default_value": share}
+        entries.append(entry(route, match, hold_s, allowlists=(item.allowlist,)))
+    if not entries:
+        # Answered in the listener's words for 404.
+        entries.append({"match": {"prefix": "/"}, "direct_response": {"status": 404}})
+    domain = item.domain.lower()
+    return {"name": domain, "domains": [domain], "routes": entries}
+
+
 def virtual_host(route: Route, hold_s: float) -> Resource:
     """NAME.WORKSPACE.localhost, the path unchanged."""
     host = f"{route.name}.{route.workspace}.localhost"
     return {"name": host, "domains": [host], "routes": [entry(route, {"prefix": "/"}, hold_s)]}
 
 
-def entry(route: Route, match: Resource, hold_s: float, rewrite: str | None = None) -> Resource:
-    """One way to reach `route`. Counted under its own prefix, so that statistics need no access log."""
+def entry(
+    route: Route,
+    match: Resource,
+    hold_s: float,
+    rewrite: str | None = None,
+    *,
+    allowlists: tuple[tuple[str, ...], ...] = (),
+) -> Resource:
+    """One way to reach `route`. Counted under its own prefix, so that statistics need no access log.
+
+    `allowlists` hold besides the route's own.
+    """
     label = f"{route.workspace}/{route.name}"
     timeout_s = route.request_timeout_s
     if timeout_s and route.activate:
@@ -157,6 +214,8 @@ def entry(route: Route, match: Resource, hold_s: float, rewrite: str | None = No
         "retry_policy": retry_policy(route.idempotent),
         **destination(route),
     }
+    if route.balance.policy == "maglev":
+        action["hash_policy"] = [{"connection_properties": {"source_ip": True}}]
     if rewrite is not None:
         action["prefix_rewrite"] = rewrite
     result: Resource = {
@@ -167,10 +226,12 @@ def entry(route: Route, match: Resource, hold_s: float, rewrite: str | None = No
         "request_headers_to_add": [
             {"header": {"key": "x-lepton-route", "value": label}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
         ],
+        "request_headers_to_remove": [ADMITTED],
         "request_body_buffer_limit": 4 << 20,
     }
-    if route.tokens is not None:
-        result["typed_per_filter_config"] = {"tokens": token_filter(route.tokens)}
+    guarded = guards(route.tokens, (route.allowlist, *allowlists))
+    if guarded:
+        result["typed_per_filter_config"] = guarded
     return result
 
 
@@ -211,22 +272,6 @@ def retry_policy(idempotent: bool) -> Resource:
     return policy
 
 
-def token_filter(tokens: tuple[str, ...]) -> Resource:
-    """Who may pass: a caller whose Authorization header is literally one of these; with no token at all, nobody.
-
-    By Envoy's RBAC filter: its api_key_auth filter is marked work in progress and outside Envoy's threat model.
-    """
-    principals = [
-        {"header": {"name": "authorization", "string_match": {"exact": f"Bearer {token}"}}}
-        for token in sorted(set(tokens))
-    ]
-    policies = {"tokens": {"permissions": [{"any": True}], "principals": principals}} if principals else {}
-    return {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
-        "rbac": {"rules": {"action": "ALLOW", "policies": policies}},
-    }
-
-
 # ---------------------------------------------------------------------------------------------- clusters
 
 
@@ -250,7 +295,7 @@ def cluster(name: str, route: Route, paths: Paths) -> Resource:
             }
         },
         "connect_timeout": "1s",
-        "lb_policy": "LEAST_REQUEST",
+        **balance(route),
         # By default Envoy gathers health changes for a second: a checked new endpoint would stay unused, with no other
         # one left after an exchange.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
@@ -273,6 +318,15 @@ def cluster(name: str, route: Route, paths: Paths) -> Resource:
             }
         },
     }
+
+
+def balance(route: Route) -> Resource:
+    """Which of the healthy endpoints a request goes to."""
+    if route.balance.policy == "maglev":
+        return {"lb_policy": "MAGLEV"}
+    choices = route.balance.choices
+    config = {} if choices is None else {"least_request_lb_config": {"choice_count": choices}}
+    return {"lb_policy": "LEAST_REQUEST", **config}
 
 
 def endpoints_file(name: str) -> str:

@@ -57,6 +57,7 @@ class HostRoute(Model):
     workspace: Name
     domain: str
     targets: tuple[HostTarget, ...] = ()
+    allowlist: tuple[str, ...] = Field(default=(), description="networks that may call, besides those of each target")
 
 
 class Routes(Model):

@@ -68,7 +68,7 @@ def test_tokens_are_on_every_way_to_a_route_and_on_no_other():
     assert len(locked) == len(free) == 3
     for entry in locked:
         rules = entry["typed_per_filter_config"]["tokens"]["rbac"]["rules"]
-        values = [item["header"]["string_match"]["exact"] for item in rules["policies"]["tokens"]["principals"]]
+        values = [item["header"]["string_match"]["exact"] for item in rules["policies"]["callers"]["principals"]]
         assert (rules["action"], values) == ("ALLOW", ["Bearer a", "Bearer b"])
     assert all("typed_per_filter_config" not in entry for entry in free)
 
