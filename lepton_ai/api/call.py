@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lepton_ai.api import idempotency
+from lepton_ai.api import idempotency, sight
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.check import near, parse, validated
 from lepton_ai.api.shares import Shares, outside, run_in_threadpool
@@ -99,11 +99,15 @@ class Call:
         self.cell.audit.add(self.ws, self.actor, action, kind, name, details)
 
     def find(self, kind: str, name: str, command: str = "lepton ps --all") -> Record:
-        """The record of this workspace; raises NotFound that names the nearest one."""
+        """The record of this workspace; raises NotFound that names the nearest one, also when it is private."""
         record = self.cell.store.find(self.ws, kind, name) if len(name) <= 255 else None
-        if record is None:
-            raise missing(kind, name, self.cell.store.names(kind, workspace=self.ws), command)
+        if record is None or not sight.sees(self.cell, self.principal, record):
+            raise missing(kind, name, sight.names(self.cell, self.principal, kind), command)
         return record
+
+    def seen(self, kind: str) -> list[Record]:
+        """The records of a kind of work that are there for who asks."""
+        return sight.seen(self.cell, self.principal, self.cell.store.list(kind, workspace=self.ws))
 
 
 def missing(kind: str, name: str, names: list[str], command: str) -> NotFound:
@@ -125,6 +129,7 @@ def retried(change: Callable[[], T]) -> T:
 
 
 Handler = Callable[[Call], Any] | Callable[[Call], Awaitable[Response]]
+First = Callable[[Call], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ class Entry:
     status: int
     body: bool
     handler: Handler = field(repr=False)
+    first: First | None = field(default=None, repr=False)
 
 
 class Router:
@@ -149,12 +155,23 @@ class Router:
         self.entries: list[Entry] = []
 
     def add(
-        self, method: str, path: str, action: Action, handler: Handler, *, status: int = 200, body: bool | None = None
+        self,
+        method: str,
+        path: str,
+        action: Action,
+        handler: Handler,
+        *,
+        status: int = 200,
+        body: bool | None = None,
+        first: First | None = None,
     ) -> None:
-        """`path` below the workspace. `body`: whether JSON is read first (default: for POST, PUT and PATCH)."""
+        """`path` below the workspace. `body`: whether JSON is read first (default: for POST, PUT and PATCH).
+
+        `first` is awaited before a handler that is a plain function: what is waited for without holding a thread.
+        """
         wants = method in ("POST", "PUT", "PATCH") if body is None else body
         cell, shares = self._cell, self._shares
-        entry = Entry(method, path, action, status, wants, handler)
+        entry = Entry(method, path, action, status, wants, handler, first)
 
         async def endpoint(request: Request) -> Response:
             outside()
@@ -177,6 +194,8 @@ async def _answer(call: Call, entry: Entry) -> Response:
     if inspect.iscoroutinefunction(entry.handler):
         response: Response = await entry.handler(call)
         return response
+    if entry.first is not None:
+        await entry.first(call)
     key = call.request.headers.get(idempotency.HEADER)
     if entry.method != "POST" or key is None:
         return answer(await run_in_threadpool(entry.handler, call), entry.status)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lepton_ai.api import models
-from lepton_ai.api.call import Call, retried
+from lepton_ai.api import models, sight
+from lepton_ai.api.call import Call, missing, retried
 from lepton_ai.api.cell import Cell
-from lepton_ai.api.form import DeployForm, serving, written
+from lepton_ai.api.form import DeployForm, is_token, serving, written
 from lepton_ai.api.place import possible
 from lepton_ai.control.routes import endpoint_context
-from lepton_ai.errors import Conflict, Invalid, NotFound, Unsupported
+from lepton_ai.errors import Conflict, Invalid, NotFound
 from lepton_ai.spec.base import uuid7
-from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Template
+from lepton_ai.spec.container import Owned
+from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Replicas, Template
 from lepton_ai.store import Create, Op, Record, Update
 
 KIND, RELEASE = "deployment", "release"
@@ -38,18 +39,20 @@ class Decision:
         return self.old != self.spec
 
 
-def deploy(call: Call, form: DeployForm, generation: int | None = None) -> Record:
+def deploy(call: Call, form: DeployForm, generation: int | None = None, *, new: bool = False) -> Record:
     """Records the deployment. `generation`: only if it is (still) that of the record that `form` was made from.
 
-    Raises Invalid, NotFound (model, secret, blob), Unplaceable, Conflict (being removed, another generation).
+    `new`: only if there is none of that name. Raises Invalid, NotFound (model, secret, blob, volume), Forbidden,
+    Unplaceable, Conflict (it exists, is being removed, or is of another generation).
     """
     template = resolve(call.cell, call.ws, form)
-    check(call.cell, call.ws, template)
-    possible(call.cell.snapshot(), template)
+    admissible(call, form.name, template)
 
     def change() -> tuple[Decision, Record]:
-        decision = decide(call.cell, call.ws, form, template)
+        decision = decide(call, form, template)
         now = 0 if decision.record is None else decision.record.generation
+        if new and decision.record is not None:
+            raise exists(form.name)
         if generation is not None and generation != now and decision.changes:
             hint = f"look at it again, then repeat the change: lepton ps {form.name}"
             details: dict[str, object] = {"final": True, "generation": now}
@@ -59,7 +62,31 @@ def deploy(call: Call, form: DeployForm, generation: int | None = None) -> Recor
     decision, record = retried(change)
     if decision.changes:
         call.note("deploy", KIND, form.name, release=decision.spec.release, fresh=decision.fresh)
+        tell(call, record, decision.spec, decision.old)
     return record
+
+
+def admissible(call: Call, name: str, template: Template) -> None:
+    """Raises what `check` and `possible` raise, unless that is what `name` runs already: then it is not asked again."""
+    record = call.cell.store.find(call.ws, KIND, name)
+    known = record is not None and sight.sees(call.cell, call.principal, record)
+    if record is None or not known or DeploymentSpec.model_validate(record.spec).template != template:
+        check(call, template)
+        possible(call.cell.snapshot(), template)
+
+
+def tell(call: Call, record: Record, spec: Owned, old: Owned | None) -> None:
+    """Says once which of the options that were asked for are only kept."""
+    kept = sorted(spec.advisory)
+    if kept and (old is None or sorted(old.advisory) != kept):
+        text = f"kept and shown, but not enforced by this cell: {', '.join(kept)}"
+        call.cell.events.add(call.ws, record.kind, record.name, "Normal", "NotEnforced", text, record.uid)
+
+
+def exists(name: str) -> Conflict:
+    """Also of a name that is taken by what the caller does not see."""
+    hint = f"choose another name, or change the one that exists: PATCH /deployments/{name}"
+    return Conflict(f"deployment {name} exists already", hint=hint, details={"final": True, "name": name})
 
 
 def rollback(call: Call, name: str, to: int | None) -> Record:
@@ -81,11 +108,16 @@ def rollback(call: Call, name: str, to: int | None) -> Record:
 
 
 def restart(call: Call, name: str) -> Record:
-    """A new release with the same content: every replica is replaced. Raises NotFound, Conflict."""
+    """A new release with the same content: every replica is replaced; one that was stopped runs again.
+
+    Raises NotFound, Conflict.
+    """
 
     def change() -> Record:
         record = call.find(KIND, name)
         spec = DeploymentSpec.model_validate(record.spec)
+        if spec.replicas.min == 0:
+            spec = spec.model_copy(update={"replicas": Replicas(min=1, max=spec.replicas.max)})
         decision = _again(call.cell, record, spec, spec.template, f"restart of #{spec.release}")
         return write(call.cell, call.ws, decision)
 
@@ -94,11 +126,28 @@ def restart(call: Call, name: str) -> Record:
     return record
 
 
+def stop(call: Call, name: str) -> Record:
+    """Ends every replica and keeps the deployment; `restart` brings it back. Raises NotFound, Conflict."""
+
+    def change() -> Record:
+        record = call.find(KIND, name)
+        refuse_deleting(record)
+        spec = DeploymentSpec.model_validate(record.spec)
+        stopped = spec.model_copy(update={"replicas": Replicas(min=0, max=spec.replicas.max)})
+        return call.cell.store.update(record, spec=stopped.model_dump(mode="json"))
+
+    record = retried(change)
+    call.note("stop", KIND, name)
+    return record
+
+
 def remove(call: Call, kind: str, name: str) -> Record:
     """Asks for the end of a deployment or job; the loops drain it, then its record goes. Raises NotFound."""
 
     def change() -> Record:
-        return call.cell.store.update(call.find(kind, name), deleting=True)
+        record = call.find(kind, name)
+        sight.bury(call.cell, record)
+        return call.cell.store.update(record, deleting=True)
 
     record = retried(change)
     call.note("delete", kind, name)
@@ -116,33 +165,58 @@ def resolve(cell: Cell, ws: str, form: DeployForm, *, planning: bool = False) ->
     return serving(form.template, str(version), form.name, models.blob(version), what)
 
 
-def check(cell: Cell, ws: str, template: Template) -> None:
-    """Raises NotFound for a secret or blob that does not exist, Unsupported for an image that nothing here can run."""
-    if template.image is not None and cell.settings.runtime.startswith("process://"):
-        hint = "leave template.image out: the command runs as a process of the node"
-        raise Unsupported(f"this cell runs processes, not images ({template.image})", hint=hint)
+def check(call: Call, template: Template) -> None:
+    """Raises NotFound for what the template names and does not exist (for who asks): secrets, logins, blobs, volumes,
+    nodes; Forbidden for a path of a volume that is not theirs; Invalid without a command where no image runs.
+    """
+    cell, ws = call.cell, call.ws
+    if not template.command and cell.settings.runtime.startswith("process://"):
+        hint = 'give one, for example ["python", "app.py"]: an image\'s own command runs only with runtime=docker://'
+        raise Invalid("template.command is missing, and nodes of this cell run no images", hint=hint)
     for secret in template.secrets.values():
-        if cell.store.find(ws, "secret", secret) is None:
+        if not secret_is_there(call, secret):
             hint = f"set it first: PUT x/secrets/{secret}, or cloud.set_secret({secret!r}, value)"
             raise NotFound(f"there is no secret {secret!r}", hint=hint, details={"kind": "secret", "name": secret})
+    for name in template.image_pull_secrets:
+        if cell.store.find(ws, "registry", name) is None:
+            hint = "make it first: lep secret, or leave image_pull_secrets out"
+            raise NotFound(f"there is no image-pull secret {name[:80]!r}", hint=hint, details={"name": name[:255]})
     for blob in template.blobs:
         if not cell.blobs.has(blob.digest):
             hint = f"upload it first: PUT x/blobs/{blob.digest}"
             raise NotFound(f"there is no blob {blob.digest}", hint=hint, details={"kind": "blob", "name": blob.digest})
+    for mount in template.mounts:
+        cell.volumes.resolve(ws, call.actor, mount)
+    if template.nodes:
+        known = cell.store.names("node", workspace="system")
+        for name in template.nodes:
+            if name not in known:
+                raise missing("node", name, known, "lepton node ls")
 
 
-def decide(cell: Cell, ws: str, form: DeployForm, template: Template) -> Decision:
-    """What `form` changes. Raises Conflict when the deployment is being removed, Invalid."""
+def secret_is_there(call: Call, name: str) -> bool:
+    return call.cell.store.find(call.ws, "secret", name) is not None
+
+
+def decide(call: Call, form: DeployForm, template: Template) -> Decision:
+    """What `form` changes. Raises Conflict when its name is being removed or not the caller's to see, Invalid."""
+    cell, ws = call.cell, call.ws
     record = cell.store.find(ws, KIND, form.name)
+    if record is not None and not sight.sees(cell, call.principal, record):
+        raise exists(form.name)
     old = None if record is None else DeploymentSpec.model_validate(record.spec)
     if record is not None:
         refuse_deleting(record)
+    if old is not None and old.pod != form.pod:
+        what = "is a pod and stays one" if old.pod else "is no pod and does not become one"
+        raise Conflict(f"deployment {form.name} {what}", hint="choose another name", details={"final": True})
     number = 1 if old is None else old.release
     # What was taken back is tried again when it is asked for again: what it lacked may be there now.
     fresh = old is None or old.template != template or _failed(record, number)
     if record is not None and fresh:
         number = _next(cell, record, number)
-    spec = form.spec(template, _tokens(cell, ws, form, old), number)
+    tokens, secrets = _tokens(call, form, old)
+    spec = form.spec(template, tokens, secrets, number, call.actor if old is None else old.created_by)
     return Decision(form.name, spec, old, record, fresh, form.note)
 
 
@@ -196,17 +270,33 @@ def _next(cell: Cell, record: Record, number: int) -> int:
     return max([number, *(item.number for item, _ in releases(cell, record))]) + 1
 
 
-def _tokens(cell: Cell, ws: str, form: DeployForm, old: DeploymentSpec | None) -> tuple[str, ...] | None:
-    """The sealed tokens; those recorded stay as they are when their texts are the same (sealing never gives equals)."""
-    kept = None if old is None else old.tokens
+def _tokens(call: Call, form: DeployForm, old: DeploymentSpec | None) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The sealed tokens and the secrets they are from; those recorded stay as they are when their texts are the same
+    (sealing never gives equals).
+    """
+    cell, ws = call.cell, call.ws
+    kept, names = (None, ()) if old is None else (old.tokens, old.token_secrets)
     if form.tokens is None:
-        return kept
+        return kept, names
     if not form.tokens:
-        return None
+        return None, ()
+    wanted = tuple("" if isinstance(token, str) else token.secret for token in form.tokens)
+    texts = [token if isinstance(token, str) else _of_secret(call, token.secret) for token in form.tokens]
+    secrets = wanted if any(wanted) else ()
     context = endpoint_context(ws, form.name)
-    if kept is not None and [cell.secrets.unseal(text, context) for text in kept] == list(form.tokens):
-        return kept
-    return tuple(cell.secrets.seal(text, context) for text in form.tokens)
+    if kept is not None and [cell.secrets.unseal(text, context) for text in kept] == texts:
+        return kept, secrets
+    return tuple(cell.secrets.seal(text, context) for text in texts), secrets
+
+
+def _of_secret(call: Call, name: str) -> str:
+    if not secret_is_there(call, name):
+        raise NotFound(f"there is no secret {name[:80]!r}", hint=f"set it first: lepton secret set {name[:80]}")
+    text = call.cell.secrets.value(call.ws, name)
+    if not is_token(text):
+        hint = "an endpoint's token has 1 to 1024 visible ASCII characters without spaces"
+        raise Invalid(f"the value of secret {name} cannot be a token", hint=hint)
+    return text
 
 
 def _target(

@@ -12,7 +12,9 @@ from pydantic import Field, field_validator
 from lepton_ai.api.check import validated
 from lepton_ai.errors import Invalid
 from lepton_ai.spec.base import Model, Name
-from lepton_ai.spec.workload import BlobRef, DeploymentSpec, Replicas, Template
+from lepton_ai.spec.container import Allowlist, Balance, Owned
+from lepton_ai.spec.workload import BlobRef, DeploymentSpec, JobSpec, Replicas, Template
+from lepton_ai.wire.record import environment_name
 
 MODEL_FILE = "model.lepton"
 READY_PATH = "/v2/health/ready"
@@ -20,18 +22,43 @@ READY_PATH = "/v2/health/ready"
 _OF_THE_MODEL = ("command", "image", "blobs", "model")
 
 
-class DeployForm(Model):
+class FromSecret(Model):
+    """A token whose text is the value of a secret."""
+
+    secret: str = Field(min_length=1, max_length=255)
+
+
+class OwnedForm(Model):
+    """Whose it is and who sees it (see spec.container.Owned); who made it is not asked for."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    visibility: Literal["public", "private"] = "public"
+    advisory: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: dict[str, str]) -> dict[str, str]:
+        return Owned(labels=value).labels
+
+
+class DeployForm(OwnedForm):
     """A deployment: `template`, or `model` (``NAME@VERSION``) with a template that adds resources, env and the like.
 
-    `tokens` are literal keys; left out, a deployment keeps those it has; [] lets anyone call who reaches the gateway.
+    `tokens` are literal keys, or {"secret": NAME}; left out, a deployment keeps those it has; [] lets anyone call who
+    reaches the gateway. `allowlist` are networks (CIDR) that may call. With `pod` it is one replica without a gateway.
     """
 
     name: Name
+    pod: bool = False
     replicas: Replicas = Replicas()
     survive: dict[Literal["node"], int] = Field(default_factory=dict)
+    spread: Literal["preferred", "required"] = "preferred"
     idle_timeout_s: int | None = None
     target_in_flight: float = 16.0
-    tokens: tuple[str, ...] | None = Field(default=None, repr=False)
+    target_requests_per_minute: float | None = None
+    tokens: tuple[str | FromSecret, ...] | None = Field(default=None, repr=False, max_length=64)
+    allowlist: Allowlist = Allowlist()
+    balance: Balance = Balance()
     model: str | None = Field(default=None, max_length=160)
     template: dict[str, Any] = Field(default_factory=dict)
     note: str = Field(default="", max_length=256)
@@ -48,43 +75,57 @@ class DeployForm(Model):
     def _nodes(cls, value: Any) -> Any:
         return {"node": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
+    @field_validator("allowlist", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        return {"networks": value} if isinstance(value, list | tuple) else value
+
     @field_validator("tokens")
     @classmethod
-    def _tokens(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _tokens(cls, value: tuple[str | FromSecret, ...] | None) -> tuple[str | FromSecret, ...] | None:
         for token in value or ():
-            if not 8 <= len(token) <= 1024 or not token.isascii() or not token.isprintable() or " " in token:
-                raise ValueError("a token has 8 to 1024 visible ASCII characters without spaces")
+            if isinstance(token, str) and not is_token(token):
+                raise ValueError("a token has 1 to 1024 visible ASCII characters without spaces")
         return value
 
-    @property
-    def keeps_tokens(self) -> bool:
-        return self.tokens is None
-
-    def spec(self, template: Template, tokens: tuple[str, ...] | None, release: int) -> DeploymentSpec:
+    def spec(
+        self,
+        template: Template,
+        tokens: tuple[str, ...] | None,
+        token_secrets: tuple[str, ...],
+        release: int,
+        created_by: str,
+    ) -> DeploymentSpec:
         """What is recorded. Raises Invalid for values that do not go together."""
-        return validated(
-            DeploymentSpec,
-            {
-                "template": template.model_dump(mode="json"),
-                "replicas": self.replicas.model_dump(),
-                "idle_timeout_s": self.idle_timeout_s,
-                "target_in_flight": self.target_in_flight,
-                "survive": dict(self.survive),
-                "tokens": tokens,
-                "release": release,
-            },
-            "the deployment",
-        )
+        values = self.model_dump(mode="json", exclude={"name", "model", "template", "note", "tokens"})
+        values["template"] = template.model_dump(mode="json")
+        values |= {"tokens": tokens, "token_secrets": token_secrets, "release": release, "created_by": created_by}
+        return validated(DeploymentSpec, values, "the deployment")
 
 
-class JobForm(Model):
-    """Work that ends. `name` is the title; the job's own name gets an ending that makes it unique."""
+class JobForm(OwnedForm):
+    """Work that ends. `name` is the title; the job's own name gets an ending that makes it unique.
+
+    Without `rendezvous`, workers are told where worker 0 is when there are several.
+    """
 
     name: Name = "job"
     workers: int = Field(default=1, ge=1, le=1000)
     retries: int = Field(default=0, ge=0, le=1000)
+    job_retries: int = Field(default=0, ge=0, le=1000)
+    start_at_ms: int | None = Field(default=None, ge=0, le=253_402_300_799_000)
+    rendezvous: bool | None = None
     ttl_s: int | None = Field(default=None, ge=0, le=10 * 365 * 86_400)
+    stopped: bool = False
     template: dict[str, Any]
+
+    def spec(self, template: Template, created_by: str) -> JobSpec:
+        """What is recorded. Raises Invalid."""
+        values = self.model_dump(mode="json", exclude={"name", "template"})
+        values |= {"template": template.model_dump(mode="json"), "title": self.name, "created_by": created_by}
+        if self.rendezvous is None:
+            values["rendezvous"] = self.workers > 1
+        return validated(JobSpec, values, "the job")
 
 
 class StopForm(Model):
@@ -125,7 +166,15 @@ def written(value: dict[str, Any], what: str) -> Template:
     if not value:
         hint = 'for example: template = {command = ["python", "-m", "http.server", "{port}"]}, or model = "movies@1"'
         raise Invalid(f"{what}: neither a template nor a model is given", hint=hint)
-    return validated(Template, value, what, ("template",))
+    template = validated(Template, value, what, ("template",))
+    for name in (*template.env, *template.secrets):
+        environment_name(name)
+    return template
+
+
+def is_token(text: str) -> bool:
+    """Whether a caller can send `text` as an endpoint's token."""
+    return 1 <= len(text) <= 1024 and text.isascii() and text.isprintable() and " " not in text
 
 
 def serving(value: dict[str, Any], model: str, name: str, blob: BlobRef, what: str) -> Template:

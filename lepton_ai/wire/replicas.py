@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from lepton_ai.wire.record import Json, Record
 
@@ -16,6 +16,8 @@ _READINESS = {
     "unknown": "SystemError",
     "pending": "NoCapacity",
 }
+_WITHOUT_REPLICAS = {"waiting": "NoCapacity", "degraded": "NoCapacity", "failed": "ConfigError"}
+"""States of a deployment that have a reason of their own, besides those of its replicas."""
 
 
 class Event(Protocol):
@@ -38,17 +40,61 @@ class Event(Protocol):
 
 
 def shown(record: Record) -> Json:
-    """A replica."""
-    node = str(record.spec.get("node") or "")
+    """A replica. `isolation`, `limits` and `image` say how it runs; the client does not read them."""
+    status = record.status
+    value = {**_placed(str(record.spec.get("node") or "")), "phase": str(status.get("phase") or "pending")}
+    if status.get("address"):
+        value["public_ip"] = str(status["address"])
+    for field in ("isolation", "limits", "image"):
+        if status.get(field):
+            value[field] = str(status[field])
     return {
         "id": record.name,
         "metadata": {"id": record.name, "name": record.name, "created_at": record.created_ms},
-        "status": {"node": {"name": node, "id": node}, "domains": []},
+        "status": value,
     }
 
 
-def readiness(records: Iterable[Record]) -> Json:
-    """Replica id -> [why it is ready or not], of those that have not ended."""
+def archived(item: Mapping[str, Any], created_ms: int) -> Json:
+    """A replica of a job that was removed, as its archive keeps it."""
+    spec, status = item.get("spec") or {}, item.get("status") or {}
+    name = str(item.get("name") or "")
+    began_ms = int(status.get("started_ms") or created_ms)
+    return {
+        "id": name,
+        "metadata": {"id": name, "name": name, "created_at": began_ms},
+        "status": {**_placed(str(spec.get("node") or "")), "phase": "exited"},
+    }
+
+
+def ordered(records: Iterable[Record]) -> list[Record]:
+    """Replicas as they are listed: who shows the first one shows the newest attempt of the first worker."""
+    latest: dict[int, tuple[int, int, str]] = {}
+    items = list(records)
+    for item in items:
+        worker = int(item.spec.get("worker") or 0)
+        latest[worker] = max(latest.get(worker, (-1, 0, "")), _age(item))
+    return sorted(items, key=lambda item: _place(item, latest))
+
+
+def _place(item: Record, latest: dict[int, tuple[int, int, str]]) -> tuple[bool, int, int, str]:
+    worker = int(item.spec.get("worker") or 0)
+    return (_age(item) != latest[worker], worker, -item.created_ms, item.name)
+
+
+def _age(item: Record) -> tuple[int, int, str]:
+    return (item.status.get("phase") != "exited", item.created_ms, item.name)
+
+
+def _placed(node: str) -> Json:
+    return {"node": {"name": node, "id": node}, "domains": []}
+
+
+def readiness(records: Iterable[Record], owner: Record | None = None) -> Json:
+    """Replica id -> [why it is ready or not], of those that have not ended.
+
+    What a deployment (`owner`) itself waits for stands under its own name: no replica may be there to say it.
+    """
     found: Json = {}
     for record in records:
         phase = str(record.status.get("phase") or "pending")
@@ -57,6 +103,14 @@ def readiness(records: Iterable[Record]) -> Json:
         reason = _READINESS.get(phase, "InProgress")
         message = str(record.status.get("reason") or phase)
         found[record.name] = [{"reason": reason, "message": message, "creationTimestamp": _iso(record.updated_ms)}]
+    if owner is not None:
+        state = str(owner.status.get("state") or "")
+        text = str(owner.status.get("reason") or "")
+        lacks = int(owner.status.get("ready") or 0) < int(owner.status.get("wanted") or 0)
+        waits = state == "waiting" or (state == "degraded" and lacks and len(found) < int(owner.status["wanted"]))
+        if state == "failed" or (waits and text):
+            issue = {"reason": _WITHOUT_REPLICAS[state], "message": text or state}
+            found[owner.name] = [{**issue, "creationTimestamp": _iso(owner.updated_ms)}]
     return found
 
 

@@ -34,7 +34,10 @@ def test_wrong_jobs_are_answered_with_the_field(stand: Any) -> None:
         ({**JOB, "worker": 2}, "worker: unknown field"),
         ({**JOB, "workers": 0}, "workers"),
         ({**JOB, "template": {"command": ["x"], "secrets": {"A": "none"}}}, "there is no secret 'none'"),
-        ({**JOB, "template": {"command": ["x"], "image": "busybox"}}, "runs processes, not images"),
+        ({**JOB, "template": {"image": "busybox"}}, "run no images"),
+        ({**JOB, "start_at_ms": 10**17}, "start_at_ms"),
+        ({**JOB, "job_retries": -1}, "job_retries"),
+        ({**JOB, "template": {"command": ["x"], "nodes": ["node-99"]}}, "no node 'node-99'"),
         ({**JOB, "template": "true"}, "template"),
     ):
         response = client.post("/x/jobs", json=form)

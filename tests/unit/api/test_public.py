@@ -41,8 +41,9 @@ def test_an_endpoint_from_creation_to_end(stand: Any) -> None:
     assert listed["spec"]["api_tokens"] == [{"value": "***"}]
     assert listed["spec"]["resource_requirement"]["resource_shape"] == "cpu.small"
     assert "literal-key-1" not in client.get("/deployments").text
-    (event,) = client.get("/deployments/e1/events").json()
-    assert (event["type"], event["reason"], event["count"]) == ("Warning", "ImageNotUsed", 1)
+    assert listed["spec"]["container"]["image"] == "python:3.11"
+    assert listed["status"]["image"] == "advisory"
+    assert (listed["metadata"]["owner"], listed["metadata"]["visibility"]) == ("developer", "public")
 
     scale = {"metadata": {"id": "e1"}, "spec": {"resource_requirement": {"min_replicas": 2, "max_replicas": 2}}}
     dry = client.patch("/deployments/e1?dryrun=true", json=scale).json()
@@ -90,7 +91,7 @@ def test_a_job_from_creation_to_end(stand: Any) -> None:
     assert client.patch(f"/jobs/{identity}", json={"spec": {"envs": []}}).status_code == 400
     replica = stand.replica(stand.store.get("default", "job", identity))
     assert [item["metadata"]["id"] for item in client.get(f"/jobs/{identity}/replicas").json()] == [replica.name]
-    assert client.get(f"/jobs/{identity}/events").json()[0]["reason"] == "ImageNotUsed"
+    assert client.get(f"/jobs/{identity}/events").json() == []
     assert client.delete(f"/jobs/{identity}").status_code == 200
     assert client.get("/jobs/none").status_code == 404
 
@@ -112,14 +113,19 @@ def test_pages_of_jobs_end(stand: Any) -> None:
     assert len(client.get("/jobs?status=que&status=run").json()["jobs"]) == 5
 
 
-def test_what_this_release_cannot_do_is_refused_by_name(stand: Any) -> None:
+def test_what_no_workload_here_is_given_is_refused_by_name(stand: Any) -> None:
     client = stand.client()
-    for field, value in (("is_pod", True), ("mounts", [{"from": "node-local", "mount_path": "/x"}])):
-        body = copy.deepcopy(ENDPOINT)
-        body["spec"][field] = value
-        response = client.post("/deployments", json=body)
-        assert response.status_code == 501
-        assert f"spec.{field}" in response.json()["message"]
+    for field, value in (
+        ("user_security_context", {"privileged": True}),
+        ("storage_attachments", [{"data_source_name": "a", "attachments": [{"mode": "awsProfile"}]}]),
+    ):
+        for path, start in (("/deployments", ENDPOINT), ("/jobs", JOB)):
+            body = copy.deepcopy(start)
+            body["spec"][field] = value
+            response = client.post(path, json=body)
+            assert response.status_code == 400
+            assert f"spec.{field}" in response.json()["message"]
+            assert response.json()["hint"]
     for body in ({}, {"metadata": {"id": "Bad Name"}}, [], {"metadata": {"id": "e1"}, "spec": []}):
         assert client.post("/deployments", json=body).status_code == 400
         assert client.post("/jobs", json=body).status_code == 400

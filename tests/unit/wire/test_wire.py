@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_ai.errors import Invalid, LeptonError, Unsupported
-from lepton_ai.spec.workload import DeploymentSpec, JobSpec, Replicas, Resources, Template
-from lepton_ai.wire import deployments, jobs, logs, merge, replicas, shapes
-from lepton_ai.wire.record import environment, envs
+from lepton_ai.errors import Invalid
+from lepton_ai.spec.workload import Resources
+from lepton_ai.wire import logs, merge, replicas, shapes
+from lepton_ai.wire.record import RESERVED_ENV, environment, envs, name_of, whole
 
 
 @dataclass
@@ -30,217 +30,10 @@ class Record:
     status: dict[str, Any] = field(default_factory=dict)
 
 
-# As `lep` 0.47.1 sends them.
-ENDPOINT: dict[str, Any] = {
-    "metadata": {"id": "e1", "name": "e1"},
-    "spec": {
-        "container": {
-            "image": "python:3.11",
-            "ports": [{"container_port": 18560}],
-            "command": ["/bin/bash", "-c", "sleep 100"],
-        },
-        "resource_requirement": {
-            "resource_shape": "cpu.small",
-            "affinity": {"allowed_dedicated_node_groups": ["local-0001"]},
-            "min_replicas": 1,
-        },
-        "auto_scaler": {"scale_down": {"no_traffic_timeout": 3600}},
-        "api_tokens": [],
-        "envs": [{"name": "A", "value": "b"}, {"name": "S1", "value_from": {"secret_name_ref": "S1"}}],
-        "image_pull_secrets": [],
-        "auth_config": {"ip_allowlist": []},
-    },
-}
-JOB: dict[str, Any] = {
-    "metadata": {"id": "j1"},
-    "spec": {
-        "resource_shape": "cpu.small",
-        "affinity": {"allowed_dedicated_node_groups": ["local-0001"]},
-        "container": {
-            "image": "python:3.11",
-            "ports": [{"container_port": 80, "expose_strategies": [], "protocol": "TCP"}],
-            "command": ["/bin/bash", "-c", "true"],
-        },
-        "completions": 2,
-        "parallelism": 2,
-        "envs": [],
-        "mounts": [],
-        "image_pull_secrets": [],
-        "ttl_seconds_after_finished": 259200,
-        "intra_job_communication": True,
-        "queue_config": {"priority_class": "mid-5000"},
-    },
-}
-
-
-def spec_of(form: dict[str, Any], tokens: tuple[str, ...] | None = None) -> DeploymentSpec:
-    return DeploymentSpec(
-        template=Template.model_validate(form["template"]),
-        replicas=Replicas(**form["replicas"]),
-        idle_timeout_s=form["idle_timeout_s"],
-        tokens=tokens,
-    )
-
-
-def test_an_endpoint_becomes_our_form() -> None:
-    form = deployments.form(ENDPOINT, deployments.name_of(ENDPOINT))
-    assert form["name"] == "e1"
-    assert form["replicas"] == {"min": 1, "max": 1}
-    assert form["idle_timeout_s"] == 3600
-    assert form["tokens"] == []
-    template = Template.model_validate(form["template"])
-    assert template.command == ("/bin/bash", "-c", "sleep 100")
-    assert (template.port, template.image, template.shape) == (18560, "python:3.11", "cpu.small")
-    assert template.resources == shapes.SHAPES["cpu.small"]
-    assert (template.env, template.secrets) == ({"A": "b"}, {"S1": "S1"})
-
-
-def test_what_is_shown_and_patched_with_nothing_stays() -> None:
-    form = deployments.form(ENDPOINT, "e1")
-    spec = spec_of(form, ("sealed",))
-    base = {"name": "e1", "template": spec.template.model_dump(mode="json")}
-    again = deployments.form(deployments.document("e1", spec), "e1", base)
-    assert spec_of(again) == spec_of(form)
-    assert again["tokens"] is None  # hidden ones mean: as they are
-    shown = deployments.shown(Record(), spec, "http://gw/default/e1/")
-    assert "sealed" not in str(shown)
-
-
-def test_scaling_and_stopping_are_merge_patches() -> None:
-    spec = spec_of(deployments.form(ENDPOINT, "e1"))
-    base = {"name": "e1", "template": spec.template.model_dump(mode="json")}
-    scale = {
-        "resource_requirement": {"min_replicas": 2, "max_replicas": 2},
-        "auto_scaler": {"scale_down": {"no_traffic_timeout": 0}, "target_gpu_utilization_percentage": 0},
-    }
-    form = deployments.form(merge.merge(deployments.document("e1", spec), {"spec": scale}), "e1", base)
-    assert (form["replicas"], form["idle_timeout_s"]) == ({"min": 2, "max": 2}, None)
-    assert Template.model_validate(form["template"]) == spec.template
-    stop = {"spec": {"resource_requirement": {"min_replicas": 0}}}
-    form = deployments.form(merge.merge(deployments.document("e1", spec), stop), "e1", base)
-    assert (form["replicas"], form["idle_timeout_s"]) == ({"min": 0, "max": 1}, 3600)
-    more = {"spec": {"resource_requirement": {"min_replicas": 7}}}
-    form = deployments.form(merge.merge(deployments.document("e1", spec), more), "e1", base)
-    assert form["replicas"] == {"min": 7, "max": 7}
-
-
-def test_tokens_are_literal_or_refused() -> None:
-    def tokens(**spec: Any) -> Any:
-        return deployments.form({**ENDPOINT, "spec": {**ENDPOINT["spec"], **spec}}, "e1")["tokens"]
-
-    assert tokens(api_tokens=[{"value": "K"}]) == ["K"]
-    assert tokens(api_tokens=[{"value": "K"}], allow_unauthenticated_access=True) == []
-    for wrong in ([{"value_from": {"token_name_ref": "W"}}], [{"value": "***"}, {"value": "K"}], ["K"], "K"):
-        with pytest.raises(Invalid):
-            tokens(api_tokens=wrong)
-
-
-@pytest.mark.parametrize(
-    ("patch", "kind"),
-    [
-        ({"mounts": [{"from": "node-local", "mount_path": "/x"}]}, Unsupported),
-        ({"is_pod": True}, Unsupported),
-        ({"auth_config": {"ip_allowlist": ["10.0.0.0/8"]}}, Unsupported),
-        ({"container": {"image": "x"}}, Invalid),
-        ({"container": {"command": ["x"], "ports": [{"container_port": 1}, {"container_port": 2}]}}, Invalid),
-        ({"container": "x"}, Invalid),
-        ({"resource_requirement": {"resource_shape": "cpu.smal"}}, Invalid),
-        ({"resource_requirement": {"cpu": "two"}}, Invalid),
-        ({"resource_requirement": {"min_replicas": 1.5}}, Invalid),
-        ({"envs": [{"value": "x"}]}, Invalid),
-        ({"envs": {"A": "b"}}, Invalid),
-    ],
-)
-def test_what_cannot_be_done_is_refused_by_name(patch: dict[str, Any], kind: type[LeptonError]) -> None:
-    with pytest.raises(kind) as caught:
-        deployments.form({**ENDPOINT, "spec": {**ENDPOINT["spec"], **patch}}, "e1")
-    assert caught.value.hint
-    assert "sized" not in str(caught.value)
-
-
 def test_a_wrong_shape_has_the_nearest_as_hint() -> None:
     with pytest.raises(Invalid) as caught:
         shapes.resources("cpu.smal")
     assert caught.value.hint == "did you mean cpu.small?"
-
-
-@pytest.mark.parametrize(
-    ("own", "ready", "state", "phase"),
-    [
-        ("", 0, "Starting", None),
-        ("ready", 2, "Ready", None),
-        ("updating", 1, "Updating", None),
-        ("degraded", 1, "Ready", None),
-        ("degraded", 0, "Not Ready", "Degraded"),
-        ("waiting", 0, "Not Ready", "Waiting"),
-        ("idle", 0, "Ready", "Idle"),
-        ("stopped", 0, "Not Ready", "Stopped"),
-        ("stopped", 1, "Not Ready", "Stopping"),
-        ("failed", 0, "Error", None),
-    ],
-)
-def test_each_state_has_a_word_of_theirs(own: str, ready: int, state: str, phase: str | None) -> None:
-    spec = spec_of(deployments.form(ENDPOINT, "e1"))
-    status = {"state": own, "ready": ready, "wanted": 2} if own else {}
-    shown = deployments.shown(Record(status=status), spec, "http://gw/default/e1/")
-    assert (shown["status"]["state"], shown["status"].get("phase")) == (state, phase)
-    assert shown["status"]["endpoint"]["external_endpoint"] == "http://gw/default/e1/"
-    assert shown["metadata"]["created_at"] == 1_700_000_000_000
-    # A response with a maximum but no minimum, or the minimum above it, does not parse there.
-    size = shown["spec"]["resource_requirement"]
-    assert size["min_replicas"] <= size["max_replicas"]
-    assert deployments.shown(Record(status=status, deleting=True), spec, "")["status"]["state"] == "Deleting"
-
-
-def test_a_job_becomes_our_form_and_is_shown() -> None:
-    form = jobs.form(JOB)
-    assert (form["name"], form["workers"], form["retries"], form["ttl_s"]) == ("j1", 2, 0, 259200)
-    template = Template.model_validate(form["template"])
-    assert template.resources == shapes.SHAPES["cpu.small"]
-    spec = JobSpec(template=template, title="j1", workers=2, ttl_s=form["ttl_s"])
-    status = {"state": "succeeded", "succeeded": 2, "ended_ms": 1_700_000_005_000}
-    shown = jobs.shown(Record(name="j1-abc123", kind="job", status=status), spec)
-    assert (shown["metadata"]["id"], shown["metadata"]["name"]) == ("j1-abc123", "j1")
-    assert shown["status"]["state"] == "Completed"
-    assert shown["status"]["completion_time"] == 1_700_000_005_001
-    assert shown["status"]["creation_time"] == 1_700_000_000_000
-    assert all(isinstance(shown["status"][key], int) for key in ("ready", "active", "failed", "succeeded"))
-    again = jobs.form({"metadata": {"id": "j1"}, "spec": {**shown["spec"], "resource_shape": "cpu.small"}})
-    assert Template.model_validate(again["template"]) == template.model_copy(update={"image": "python:3.11"})
-
-
-@pytest.mark.parametrize(
-    ("own", "theirs"),
-    [
-        ("", "Queueing"), ("queued", "Queueing"), ("starting", "Starting"), ("running", "Running"),
-        ("succeeded", "Completed"), ("failed", "Failed"), ("stopping", "Stopping"), ("stopped", "Stopped"),
-    ],
-)  # fmt: skip
-def test_each_job_state_has_a_word_of_theirs(own: str, theirs: str) -> None:
-    spec = JobSpec(template=Template(command=("true",)))
-    assert jobs.shown(Record(kind="job", status={"state": own}), spec)["status"]["state"] == theirs
-
-
-def test_jobs_are_filtered_as_asked() -> None:
-    spec = JobSpec(template=Template(command=("true",)), title="train")
-    job = jobs.shown(Record(name="train-abc123", kind="job", status={"state": "running"}), spec)
-    assert jobs.Filter().takes(job)
-    assert jobs.Filter(text="rai").takes(job)
-    assert jobs.Filter(text="abc").takes(job)
-    assert jobs.Filter(states=("run",)).takes(job)
-    assert jobs.Filter(mode="alive_and_archive", states=("fail", "RUN")).takes(job)
-    assert not jobs.Filter(text="other").takes(job)
-    assert not jobs.Filter(states=("comp",)).takes(job)
-    assert not jobs.Filter(mode="archive_only").takes(job)
-    assert not jobs.Filter(created_by=("me",)).takes(job)
-
-
-def test_only_stopped_can_be_patched_in_a_job() -> None:
-    assert jobs.stopped({"spec": {"stopped": True}}) is True
-    assert jobs.stopped({"spec": {"stopped": False}}) is False
-    for body in ({}, {"spec": {}}, {"spec": {"stopped": "yes"}}, {"spec": {"stopped": True, "envs": []}}, [], None):
-        with pytest.raises(Invalid):
-            jobs.stopped(body)
 
 
 @pytest.mark.parametrize(
@@ -269,17 +62,56 @@ def test_merge_patch_is_rfc_7386(document: Any, patch: Any, merged: Any) -> None
 
 
 def test_a_patch_that_changes_nothing_says_so_in_their_words() -> None:
-    for patch in ({}, {"metadata": {}}, {"spec": {}}, [], None):
+    for patch in ({}, {"metadata": {}}, {"spec": {}}, {"metadata": {"id": "a"}, "spec": {}}, [], None):
         with pytest.raises(Invalid) as caught:
             merge.checked(patch)
         if isinstance(patch, dict):
             assert "no valid field to update" in caught.value.message
+    assert merge.checked({"metadata": {"visibility": "private"}, "spec": {}})
+    with pytest.raises(Invalid):
+        merge.same_name({"metadata": {"id": "b"}}, "a")
+    merge.same_name({"metadata": {"id": "a", "name": "a"}}, "a")
 
 
-@given(st.dictionaries(st.text(min_size=1), st.text()), st.dictionaries(st.text(min_size=1), st.text(min_size=1)))
+NAMES = st.from_regex(r"[A-Za-z._-][A-Za-z0-9._-]{0,20}", fullmatch=True).filter(lambda name: name not in RESERVED_ENV)
+VALUES = st.text().filter(lambda text: "\0" not in text)
+
+
+@given(st.dictionaries(NAMES, VALUES), st.dictionaries(NAMES, st.text("abc-", min_size=1)))
 def test_environments_survive_the_way_there_and_back(plain: dict[str, str], secret: dict[str, str]) -> None:
     plain = {key: value for key, value in plain.items() if key not in secret}
     assert environment(envs(plain, secret)) == (plain, secret)
+
+
+def test_of_two_values_of_a_name_the_last_counts() -> None:
+    given_ = [{"name": "A", "value": "1"}, {"name": "A", "value_from": {"secret_name_ref": "S"}}, {"name": "B"}]
+    assert environment(given_) == ({"B": ""}, {"A": "S"})
+    assert environment(list(reversed(given_))) == ({"A": "1", "B": ""}, {})
+
+
+@pytest.mark.parametrize("name", ["1A", "", "A B", "A=B", None, 7, "LEPTON_JOB_NAME", "A\n", "Ä"])
+def test_environments_have_names_that_may_be_used(name: object) -> None:
+    with pytest.raises(Invalid) as caught:
+        environment([{"name": name, "value": "sw0rdfish"}])
+    assert caught.value.hint
+    assert "sw0rdfish" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 37, "A", "1a", "a-", "a_b", "a/b", "../a", "a.b", "", None, 7, "made-by-lepton", "a\n", "ä"]
+)
+def test_names_are_those_that_the_client_itself_would_send(name: object) -> None:
+    with pytest.raises(Invalid) as caught:
+        name_of({"metadata": {"id": name}})
+    assert caught.value.hint
+    assert name_of({"metadata": {"name": "a" * 36}}) == "a" * 36
+
+
+@pytest.mark.parametrize("value", [1e400, float("nan"), 1.5, "1", True, [], -1, 10**30])
+def test_numbers_are_whole_and_not_absurd(value: object) -> None:
+    with pytest.raises(Invalid) as caught:
+        whole(value, "spec.field", 0)
+    assert "spec.field" in caught.value.message
 
 
 def test_replicas_tell_how_they_are_and_how_they_ended() -> None:
@@ -290,6 +122,11 @@ def test_replicas_tell_how_they_are_and_how_they_ended() -> None:
     killed = Record("e1-1-d", "replica", status={"phase": "exited", "exit": {"signal": 9, "out_of_memory": True}})
     lost = Record("e1-1-e", "replica", status={"phase": "exited", "exit": {"code": None, "signal": None}})
     every = [ready, starts, failed, killed, lost]
+    phases = {"pending": "NoCapacity", "fetching": "InProgress", "unready": "SystemError", "unknown": "SystemError"}
+    phases |= {"draining": "Deleting", "stopping": "Deleting", "placed": "InProgress"}
+    for phase, reason in phases.items():
+        (found_,) = replicas.readiness([Record("r", "replica", status={"phase": phase})]).values()
+        assert found_[0]["reason"] == reason
     shown = replicas.shown(ready)
     assert (shown["id"], shown["metadata"]["id"]) == ("e1-1-a", "e1-1-a")
     assert shown["status"]["node"] == {"name": "node-1", "id": "node-1"}
@@ -315,7 +152,44 @@ def test_logs_are_streams_with_text_stamps() -> None:
 
 
 def test_shapes_fit_what_they_say() -> None:
-    for item in shapes.shown("local-0001", None):
+    found = shapes.priced(lambda size: size.cpu_milli / 1e6, "USD", [])
+    for item in shapes.shown(found, "local-0001", None):
         size = shapes.resources(item["metadata"]["id"])
         assert isinstance(size, Resources)
         assert item["spec"]["memory_in_mb"] == size.memory_mib
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ({"state": "waiting", "reason": "no node has room", "wanted": 1}, "NoCapacity"),
+        ({"state": "degraded", "reason": "no node has room", "wanted": 3, "ready": 1}, "NoCapacity"),
+        ({"state": "failed", "reason": "exit code 1"}, "ConfigError"),
+        ({"state": "ready", "wanted": 1, "ready": 1}, None),
+        ({"state": "idle", "reason": "no requests", "wanted": 0}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_deployment_waits_for_is_said_where_no_replica_can(status: dict[str, Any], reason: str | None) -> None:
+    found = replicas.readiness([], Record("web", status=status))
+    assert [item[0]["reason"] for item in found.values()] == ([reason] if reason else [])
+    if reason:
+        assert found["web"][0]["message"] == status["reason"]
+
+
+def test_the_newest_attempt_of_the_first_worker_is_listed_first() -> None:
+    def copy(name: str, worker: int, phase: str, created_ms: int) -> Record:
+        status = {"phase": phase, "address": "127.0.0.1", "isolation": "uid"}
+        return Record(name, "replica", created_ms=created_ms, spec={"worker": worker, "node": "n"}, status=status)
+
+    items = [
+        copy("a0", 0, "exited", 1),
+        copy("a1", 1, "exited", 2),
+        copy("b0", 0, "ready", 3),
+        copy("b1", 1, "exited", 4),
+    ]
+    assert [item.name for item in replicas.ordered(items)] == ["b0", "b1", "a0", "a1"]
+    shown = replicas.shown(items[2])["status"]
+    assert (shown["public_ip"], shown["isolation"], shown["phase"]) == ("127.0.0.1", "uid", "ready")
+    kept = replicas.archived({"name": "a0", "spec": {"node": "n"}, "status": {"started_ms": 7}}, 1)
+    assert (kept["id"], kept["status"]["node"]["id"], kept["metadata"]["created_at"]) == ("a0", "n", 7)
