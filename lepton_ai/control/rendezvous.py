@@ -36,10 +36,13 @@ def place(ctx: Context, record: Record) -> tuple[str, int] | None:
         return None
     status, served = first.status, first.spec["replica"].get("port")
     address, port = str(status.get("address") or ""), int(status.get("port") or 0)
-    inner = status.get("inner_address")
-    if inner and _same_machine(ctx, str(first.spec["node"]), str(record.spec["node"])):
+    node, inner = str(first.spec["node"]), status.get("inner_address")
+    if _same_machine(ctx, node, str(record.spec["node"])):
         # On one machine workers reach each other directly, each at its own ports.
-        address, port = str(inner), int(served or port)
+        if inner:
+            address, port = str(inner), int(served or port)
+        elif not ctx.shared_address(node) and status.get("phase") != "exited" and not status.get("pid"):
+            return None  # its port is chosen, its network is still being made
     return (address, port) if address and port else None
 
 

@@ -18,6 +18,8 @@ from lepton_ai.spec.workload import Resources
 
 FIRST_PORT = 20_000
 ADDRESS = "127.0.0.1"
+NETWORK_MS = 300
+"""What a machine with networks for its replicas needs to make one: the ports are chosen before."""
 
 
 @dataclass
@@ -137,8 +139,8 @@ class Machine:
         except Conflict as error:
             self._end(copy, Exit(reason=error.message, ended_ms=self._clock.now_ms()))
             return
-        self._pids += 1
-        copy.pid, copy.started_ms = self._pids, self._clock.now_ms()
+        if not self.forwards:
+            self._launch(copy)
         copy.lease_ms = self._contact_ms + round(spec.lease_s * 1000)
 
     def stop(self, uid: str, epoch: int) -> None:
@@ -239,8 +241,15 @@ class Machine:
 
     # -- within
 
+    def _launch(self, copy: Copy) -> None:
+        self._pids += 1
+        copy.pid, copy.started_ms = self._pids, self._clock.now_ms()
+        self.version += 1
+
     def _live(self, copy: Copy, now_ms: int) -> None:
         program, age_ms = copy.program, now_ms - copy.begun_ms
+        if copy.pid is None and age_ms >= NETWORK_MS:
+            self._launch(copy)
         if copy.spec.exclusive and now_ms > copy.lease_ms:
             self._end(copy, Exit(signal=9, reason="lease lost", ended_ms=self._clock.now_ms()))
         elif copy.term_ms is not None:
@@ -318,7 +327,7 @@ class Machine:
             exit=copy.exit,
             limits="none",
             isolation="none",
-            inner_address=f"10.0.0.{copy.pid}" if self.forwards and not ended else None,
+            inner_address=f"10.0.0.{copy.pid}" if self.forwards and copy.pid and not ended else None,
             ports=copy.ports,
             image="" if copy.spec.image is None else "advisory",
             cpu_milli=0,
