@@ -67,7 +67,7 @@ class Reads:
         if limit is not None:
             query = query.limit(max(0, limit))
         with self.reading() as connection:
-            return [record_of(row) for row in connection.execute(query).mappings()]
+            return [record_of(row) for row in connection.execute(query)]
 
     def fetch(self, uids: Iterable[str]) -> builtins.list[Record]:
         """The records with these uids, in their order; those that are gone are left out."""
@@ -76,7 +76,7 @@ class Reads:
         with self.reading() as connection:
             for start in range(0, len(wanted), FETCH):
                 query = select(*COLUMNS).where(records.c.uid.in_(wanted[start : start + FETCH]))
-                found |= {row["uid"]: record_of(row) for row in connection.execute(query).mappings()}
+                found |= {record.uid: record for record in map(record_of, connection.execute(query))}
         return [found[uid] for uid in wanted if uid in found]
 
     def names(self, kind: str, *, workspace: str | None = None) -> builtins.list[str]:
@@ -99,7 +99,7 @@ class Reads:
 
     def _one(self, query: Select[Any]) -> Record | None:
         with self.reading() as connection:
-            row = connection.execute(query).mappings().one_or_none()
+            row = connection.execute(query).one_or_none()
         return None if row is None else record_of(row)
 
 

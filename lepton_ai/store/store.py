@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -291,21 +291,19 @@ class Store(Reads):
 
     def _update(self, write: _Write, op: Update) -> Record:
         query = select(*COLUMNS).where(records.c.uid == op.record.uid)
-        row = write.connection.execute(query).mappings().one_or_none()
-        if row is None or row["revision"] != op.record.revision:
+        row = write.connection.execute(query).one_or_none()
+        if row is None or row.revision != op.record.revision:
             raise _conflict(write.connection, op.record)
-        spec = row["spec"] if op.spec is None else dump(op.spec)
-        status = row["status"] if op.status is None else dump(op.status)
-        deleting_ms = self.now_ms() if op.deleting and row["deleting_ms"] is None else row["deleting_ms"]
-        if (spec, status, deleting_ms) == (row["spec"], row["status"], row["deleting_ms"]):
+        before = row.spec, row.status, row.deleting_ms
+        spec = row.spec if op.spec is None else dump(op.spec)
+        status = row.status if op.status is None else dump(op.status)
+        deleting_ms = self.now_ms() if op.deleting and row.deleting_ms is None else row.deleting_ms
+        if (spec, status, deleting_ms) == before:
             return record_of(row)
-        record = replace(
-            record_of({**row, "spec": spec, "status": status}),
-            generation=row["generation"] + (spec != row["spec"]),
-            revision=write.revision + 1,
-            updated_ms=self.now_ms(),
-            deleting_ms=deleting_ms,
-        )
+        values = {**row._asdict(), "spec": spec, "status": status, "deleting_ms": deleting_ms}
+        values |= {"revision": write.revision + 1, "updated_ms": self.now_ms()}
+        values["generation"] += spec != row.spec
+        record = record_of([values[name] for name in Record.__slots__])
         write.connection.execute(
             update(records)
             .where(records.c.uid == record.uid)
