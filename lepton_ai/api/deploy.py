@@ -195,7 +195,8 @@ def check(call: Call, template: Template) -> None:
 
 
 def secret_is_there(call: Call, name: str) -> bool:
-    return call.cell.store.find(call.ws, "secret", name) is not None
+    """Whether who asks may hand it to work: a private one is its maker's."""
+    return call.cell.secrets.visible(call.ws, name, call.principal)
 
 
 def decide(call: Call, form: DeployForm, template: Template) -> Decision:

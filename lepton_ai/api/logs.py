@@ -13,6 +13,7 @@ from contextlib import aclosing
 
 from starlette.responses import Response
 
+from lepton_ai.api import sight
 from lepton_ai.api.call import Call, Router, answer, missing
 from lepton_ai.api.shares import run_in_threadpool
 from lepton_ai.api.stream import Stream
@@ -44,22 +45,40 @@ async def _logs(call: Call) -> Response:
 
 
 def _source(call: Call, name: str) -> Source:
-    """Whose lines `name` means. Raises NotFound, also for what left no line."""
-    store, ws = call.cell.store, call.ws
+    """Whose lines `name` means. Raises NotFound, also for what left no line, or is private."""
+    store, ws, who = call.cell.store, call.ws, call.principal
     for kind in OWNERS:
         owner = store.find(ws, kind, name)
-        if owner is not None:
-            return Source(ws, kind, name, None, owner.uid)
+        if owner is not None and sight.sees(call.cell, who, owner):
+            return Source(ws, kind, name, None, owner.uid, _left(call, kind, name) or 0)
     record = store.find(ws, "replica", name)
-    if record is not None:
+    if record is not None and sight.sees(call.cell, who, record):
         spec = record.spec.get("replica", {})
         return Source(ws, spec.get("owner_kind"), spec.get("owner"), record.name, record.owner_uid)
-    for source in (*(Source(ws, kind, name, None, None) for kind in OWNERS), Source(ws, None, None, name, None)):
-        query = call.cell.logs.query
-        if query(ws, owner_kind=source.owner_kind, owner=source.owner, replica=source.replica, limit=1):
+    for left in (*OWNERS, None):
+        since = _left(call, left, name)
+        if since is None:
+            continue
+        source = Source(ws, left, name if left else None, None if left else name, None, since)
+        found = call.cell.logs.query(
+            ws,
+            owner_kind=source.owner_kind,
+            owner=source.owner,
+            replica=source.replica,
+            limit=1,
+            start_ns=since or None,
+        )
+        if found:
             return source
-    names = [name for kind in (*OWNERS, "replica") for name in store.names(kind, workspace=ws)]
+    names = [name for kind in (*OWNERS, "replica") for name in sight.names(call.cell, who, kind)]
     raise missing("deployment, job or replica", name, names, "lepton ps --all")
+
+
+def _left(call: Call, kind: str | None, name: str) -> int | None:
+    """From when on (ns) who asks may read what is left of the work or (without a kind) replica; None: not at all."""
+    cell, who = call.cell, call.principal
+    ms = sight.since_of_replica_ms(cell, who, name) if kind is None else sight.since_ms(cell, who, kind, name)
+    return None if ms is None else ms * 1_000_000
 
 
 async def _followed(trail: Trail, tail: list[Line], follow: bool, *, cut: bool) -> AsyncGenerator[list[Line]]:
@@ -126,11 +145,17 @@ def _selected(call: Call) -> Source:
     if not chosen:
         assert replica is not None
         record = call.cell.store.find(call.ws, "replica", replica)
+        since = _left(call, None, replica)
+        if since is None:
+            raise missing("replica", replica, [], "lepton ps --all")
         spec = record.spec.get("replica", {}) if record is not None else {}
-        return Source(call.ws, spec.get("owner_kind"), spec.get("owner"), replica, None)
+        return Source(call.ws, spec.get("owner_kind"), spec.get("owner"), replica, None, since)
     kind, name = chosen[0]
+    since = _left(call, kind, name)
+    if since is None:
+        raise missing(kind, name, [], "lepton ps --all")
     owner = call.cell.store.find(call.ws, kind, name)
-    return Source(call.ws, kind, name, replica or None, None if owner is None else owner.uid)
+    return Source(call.ws, kind, name, replica or None, None if owner is None else owner.uid, since)
 
 
 async def _wire_live(call: Call) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lepton_ai.api import reservations, view
+from lepton_ai.api import reservations, sight, view
 from lepton_ai.api.call import Call, Router, missing, retried
 from lepton_ai.spec.workload import Resources
 from lepton_ai.store import Record
@@ -87,7 +87,9 @@ def _wire_group(call: Call) -> dict[str, Any]:
 def _wire_nodes(call: Call) -> list[dict[str, Any]]:
     of_the_cell(call)
     idle = call.flag("idle")
-    own = [view.replica(item) for item in call.cell.store.list("replica", workspace=call.ws, but="exited")]
+    hidden = sight.hidden_names(call.cell, call.principal)
+    known = [view.replica(item) for item in call.cell.store.list("replica", workspace=call.ws, but="exited")]
+    own = [item for item in known if (item["owner_kind"], item["owner"]) not in hidden]
     items = all_nodes(call)
     # Idle means that nobody's work is there, not only none of the caller's.
     return [wire.shown(item, call.cell.name, own, call.ws) for item in items if not idle or not item["replicas"]]

@@ -17,7 +17,7 @@ from lepton_ai.tenancy import Principal
 
 WORK = ("deployment", "job")
 ARCHIVE = "archive"
-TOMBSTONE = "tombstone"
+TOMBSTONE, REPLICA = "tombstone", "replica"
 SEES_ALL = frozenset({"owner", "admin"})
 DAY_MS = 86_400_000
 SWEEP = 20
@@ -34,7 +34,7 @@ def sees(cell: Cell, who: Principal, record: Record) -> bool:
         return may(who, record.spec)
     if record.kind == ARCHIVE:
         return may(who, record.spec.get("spec") or {})
-    if record.kind != "replica" or who.role in SEES_ALL:
+    if record.kind != REPLICA or who.role in SEES_ALL:
         return True
     try:
         owner = cell.store.get_uid(str(record.owner_uid))
@@ -50,7 +50,7 @@ def seen(cell: Cell, who: Principal, records: Iterable[Record]) -> list[Record]:
 
 def names(cell: Cell, who: Principal, kind: str) -> list[str]:
     """What the records of a kind are called, as far as `who` may know."""
-    if who.role in SEES_ALL or kind not in (*WORK, ARCHIVE, "replica"):
+    if who.role in SEES_ALL or kind not in (*WORK, ARCHIVE, REPLICA):
         return cell.store.names(kind, workspace=who.workspace)
     if kind == "job":
         return sorted(short["id"] for _, short in cell.jobs.list(who.workspace) if may(who, short))
@@ -79,6 +79,18 @@ def since_ms(cell: Cell, who: Principal, kind: str, name: str) -> int | None:
         archive = cell.store.find(who.workspace, ARCHIVE, name)
         return 0 if archive is None or sees(cell, who, archive) else None
     return None if _buried(cell, who, kind, name) else 0
+
+
+def since_of_replica_ms(cell: Cell, who: Principal, name: str) -> int | None:
+    """The same for one replica, also when only its lines are left: its name begins with its owner's."""
+    if who.role in SEES_ALL:
+        return 0
+    record = cell.store.find(who.workspace, REPLICA, name)
+    if record is not None:
+        return 0 if sees(cell, who, record) else None
+    owner = name.rsplit("-", 2)[0]
+    found = [since_ms(cell, who, kind, owner) for kind in WORK]
+    return None if None in found else max(ms for ms in found if ms is not None)
 
 
 def hidden_names(cell: Cell, who: Principal) -> frozenset[tuple[str, str]]:

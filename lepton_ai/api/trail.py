@@ -39,13 +39,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Source:
-    """Whose lines: an owner with its replicas, or one replica."""
+    """Whose lines: an owner with its replicas, or one replica. What is archived from before `since_ns` is another's."""
 
     workspace: str
     owner_kind: str | None
     owner: str | None
     replica: str | None
     owner_uid: str | None
+    since_ns: int = 0
 
 
 class Trail:
@@ -163,6 +164,7 @@ class Trail:
 
     def _archived(self, start_ns: int | None, end_ns: int | None, limit: int, *, backward: bool) -> list[Line]:
         source = self._source
+        start_ns = max(start_ns or 0, source.since_ns) or start_ns
         found = self._cell.logs.query(
             source.workspace, owner_kind=source.owner_kind, owner=source.owner, replica=source.replica,
             start_ns=start_ns, end_ns=end_ns, direction="backward" if backward else "forward", limit=limit,

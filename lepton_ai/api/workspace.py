@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lepton_ai import __version__
-from lepton_ai.api import nodes, view
+from lepton_ai.api import nodes, sight, view
 from lepton_ai.api.call import Call, Router, answer, guarded
 from lepton_ai.api.cell import Cell
 from lepton_ai.tenancy.workspaces import isolation
@@ -52,7 +52,8 @@ def _cell(call: Call) -> dict[str, Any]:
 def _events(call: Call) -> list[dict[str, Any]]:
     limit = call.number("limit", 100, low=1, high=1000) or 100
     found = call.cell.events.list(call.ws, call.text("kind", limit=64), call.text("name", limit=255), limit)
-    return [view.event(item) for item in found]
+    hidden = sight.hidden_names(call.cell, call.principal)
+    return [view.event(item) for item in found if (item.kind, item.name) not in hidden]
 
 
 def _workspace(call: Call) -> dict[str, Any]:
