@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+KEPT = 4096
+
 
 class Backoff:
     """Waits by key. `first_ms` after the second failure in a row, doubling up to `most_ms`, each up to 20 % longer.
@@ -22,6 +24,8 @@ class Backoff:
         wait_ms = 0 if count == 1 else min(self._most_ms, self._first_ms << min(count - 2, 20))
         until_ms = now_ms + round(wait_ms * (1 + 0.2 * self._rng.random()))
         self._state[key] = (count, until_ms)
+        if len(self._state) > KEPT:  # what would count as a first failure again need not be remembered
+            self._state = {k: v for k, v in self._state.items() if now_ms <= v[1] + self._calm_ms}
         return until_ms
 
     def wait_ms(self, key: str, now_ms: int) -> int:

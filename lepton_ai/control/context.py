@@ -26,6 +26,7 @@ from lepton_ai.spec.replica import MountOrder, RegistryLogin, ReplicaReport
 from lepton_ai.spec.workload import Resources
 from lepton_ai.store import Lease
 
+SAID_KEPT = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -121,6 +122,9 @@ class Context:
                 self.memory.lost_since.setdefault(name, self.tick_ms)
         self.usable_nodes, self.all_settled = self._usable(), all(map(self.settled, self.nodes))
         self.memory.since = {key: known for key, known in self.memory.since.items() if self.mirror.get(key[1])}
+        if len(self.memory.said) > SAID_KEPT:
+            said = self.memory.said.items()
+            self.memory.said = {key: text for key, text in said if self.mirror.get(key.partition("#")[0])}
 
     def connected(self, node: str) -> bool:
         """Whether the node is there and has said what runs on it."""

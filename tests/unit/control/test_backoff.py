@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from lepton_ai.control.backoff import Backoff
+from lepton_ai.control.backoff import KEPT, Backoff
 
 
 def test_at_once_then_doubling_up_to_the_most() -> None:
@@ -33,3 +33,10 @@ def test_a_calm_time_a_fresh_failure_and_another_key_start_anew() -> None:
     waits.fail("a", 100_000)
     waits.clear("a")
     assert waits.wait_ms("a", 100_000) == 0
+
+
+def test_what_would_begin_anew_is_not_remembered_for_ever() -> None:
+    backoff = Backoff(500, 60_000, 60_000, random.Random(1))
+    for number in range(3 * KEPT):
+        backoff.fail(f"job-{number}", number * 100)
+    assert len(backoff._state) <= KEPT
