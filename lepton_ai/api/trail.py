@@ -57,17 +57,18 @@ class Trail:
 
     async def tail(self, count: int) -> list[Line]:
         """The last `count` lines, oldest first."""
-        archived = await run_in_threadpool(self._archived, None, None, count, backward=True)
-        best = archived
+        best: list[Line] = []
         for record in (await run_in_threadpool(self._records))[-LIVE_AT_ONCE:]:
             last = await self._last_of(record, count)
             best = await run_in_threadpool(_merged, best, last, count, backward=True)
+        # The archive after the nodes: a log is archived before its node lets go of it, so that one of them has it.
+        archived = await run_in_threadpool(self._archived, None, None, count, backward=True)
+        best = await run_in_threadpool(_merged, archived, best, count, backward=True)
         return best[::-1]
 
     async def window(self, start_ns: int, end_ns: int, limit: int, *, backward: bool = False) -> list[Line]:
         """The earliest `limit` lines of [start_ns, end_ns) in order; `backward`: the latest, newest first."""
-        archived = await run_in_threadpool(self._archived, start_ns, end_ns, limit, backward=backward)
-        best = archived
+        best: list[Line] = []
         for record in (await run_in_threadpool(self._records))[-LIVE_AT_ONCE:]:
             kept: Iterable[Line]
             if backward:
@@ -81,7 +82,8 @@ class Trail:
                     if len(kept) >= limit:
                         break
             best = await run_in_threadpool(_merged, best, kept, limit, backward=backward)
-        return best
+        archived = await run_in_threadpool(self._archived, start_ns, end_ns, limit, backward=backward)
+        return await run_in_threadpool(_merged, archived, best, limit, backward=backward)
 
     async def follow(self, tail: list[Line], *, cut: bool) -> AsyncGenerator[Line]:
         """The lines after `tail` as they come, until no more can come. `cut`: `tail` leaves out older ones.
