@@ -52,11 +52,12 @@ class Mirror:
         return self._since
 
     def refresh(self) -> None:
-        """Take in what was committed since the last refresh."""
+        """Take in what was committed since the last refresh; not what others go on writing meanwhile, however much."""
         if self._since < 0:
             self._reload()
             return
-        while True:
+        until = self._store.revision()
+        while self._since < until:
             try:
                 changes = self._store.changes(self._since, limit=1000)
             except Invalid:
@@ -71,10 +72,9 @@ class Mirror:
                 elif known is None or known.revision < change.revision:
                     stale.append(uid)
             self._fetch(*stale)
-            if changes:
-                self._since = changes[-1].revision
-            if len(changes) < 1000:
+            if not changes:
                 return
+            self._since = changes[-1].revision
 
     def list(self, kind: str) -> builtins.list[Record]:
         """Every record of a kind, oldest first."""
