@@ -55,20 +55,19 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEPTON_AI_HOME", str(home))
         patch.setenv("LEPTON_AI_ISOLATION", level)
-        connection = cloud.up("test", nodes=2)
-        state = cloud.state("test")
-        assert state is not None
-        cell = Cell(connection, state, home)
         try:
-            with Store.open(state.store_url) as store:
-                Workspaces(store, load({"cell": "test"})).add("hostile", force=True)
-                token, _ = Access(store).issue("hostile", "owner", "hostile")
-            with Cloud(state.api_url, token, "hostile") as hostile:
-                yield Stage(level, cell, hostile)
-            cables = [one.name for one in networks(cell)]
-            assert bool(cables) == (level == "uid")
+            with cloud.up("test", nodes=2) as connection:
+                state = cloud.state("test")
+                assert state is not None
+                cell = Cell(connection, state, home)
+                with Store.open(state.store_url) as store:
+                    Workspaces(store, load({"cell": "test"})).add("hostile", force=True)
+                    token, _ = Access(store).issue("hostile", "owner", "hostile")
+                with Cloud(state.api_url, token, "hostile") as hostile:
+                    yield Stage(level, cell, hostile)
+                cables = [one.name for one in networks(cell)]
+                assert bool(cables) == (level == "uid")
         finally:
-            connection.close()
             cloud.down("test", purge=True)
     assert not cell.processes()
     assert not {*cables} & {*os.listdir("/sys/class/net")}
@@ -86,6 +85,8 @@ class Stage:
         cell.cloud.deploy({"name": "victim", "template": template})
         self.replica = next(one for one in cell.cloud.replicas("victim") if one.phase == "ready")
         self.folder = next(cell.state.dir.glob(f"nodes/*/replicas/{self.replica.uid}"))
+        logs = self.folder / "log"
+        eventually(lambda: any(WORK in path.read_text() for path in logs.glob("*.log")), "its first line is written")
         child = Identity.read(self.folder / "child.json")
         assert child is not None
         self.pid = child.pid
@@ -99,8 +100,13 @@ class Stage:
         template = {"command": [sys.executable, "-c", ATTACK, json.dumps(plan)], "resources": SMALL}
         job = self.hostile.run({"name": "attack", "template": template})
         done = self.hostile.wait(job.name)
-        lines = [line.line for line in self.hostile.logs(job.name)]
-        assert done.state == "succeeded", lines
+        assert done.state == "succeeded", [line.line for line in self.hostile.logs(job.name)]
+
+        def said() -> list[str]:
+            lines = [line.line for line in self.hostile.logs(job.name)]
+            return lines if len(lines) == len(plan) else []
+
+        lines = eventually(said, "all it said is in its log")
         answers = {answer["attack"]: answer for answer in map(json.loads, lines)}
         assert set(answers) == set(plan), lines
         return {name: answer["found"] if answer["won"] else "" for name, answer in answers.items()}
