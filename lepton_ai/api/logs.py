@@ -1,7 +1,7 @@
 """Logs over HTTP: ours as NDJSON, the public client's as Loki answers and as live text.
 
 GET x/logs/NAME?lines=&follow=&grep=     a deployment, job or replica; {"ns", "stream", "line", "replica"} a line
-GET /logs?start=&end=&…                  GET …/replicas/RID/log
+GET /logs?start=&end=&…   /logs/timeseries?interval_ms=   GET …/replicas/RID/log
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lepton_ai.telemetry.logs import MAX_LINES
 from lepton_ai.wire import logs as wire
 
 FOLLOWED_FROM = 10_000
+COUNTED_MAX = 200_000
 OWNERS = ("deployment", "job")
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 def add(router: Router) -> None:
     router.add("GET", "/x/logs/{name}", "read", _logs)
     router.add("GET", "/logs", "read", _wire_query)
+    router.add("GET", "/logs/timeseries", "read", _wire_counts)
     router.add("GET", "/jobs/{owner}/replicas/{name}/log", "read", _wire_live)
     router.add("GET", "/deployments/{owner}/replicas/{name}/log", "read", _wire_live)
 
@@ -112,11 +114,33 @@ def _ndjson(batches: AsyncGenerator[list[Line]]) -> Response:
 # -- the public client's
 
 
-async def _wire_query(call: Call) -> Response:
+def _range(call: Call) -> tuple[int, int]:
     start, end = call.number("start"), call.number("end")
     if start is None or end is None:
         hint = "give both in nanoseconds: ?start=…&end=…"
         raise Invalid("start and end are missing", hint=hint)
+    return start, end
+
+
+async def _wire_counts(call: Call) -> Response:
+    """How many lines came when. Counts the first COUNTED_MAX lines of the range, in pages."""
+    start, end = _range(call)
+    interval_ns = (call.number("interval_ms", 60_000, low=1, high=86_400_000) or 60_000) * 1_000_000
+    source = await run_in_threadpool(_selected, call)
+    trail = Trail(call.cell, source, call.text("q") or None)
+    times: list[tuple[str, int]] = []
+    at = start
+    while at < end and len(times) < COUNTED_MAX:
+        page = await trail.window(at, end, MAX_LINES)
+        times += [(item.replica, item.ns) for item in page]
+        if len(page) < MAX_LINES:
+            break
+        at = page[-1].ns + 1
+    return await run_in_threadpool(answer, wire.counted(times, _owner(source), start, interval_ns))
+
+
+async def _wire_query(call: Call) -> Response:
+    start, end = _range(call)
     direction = call.text("direction") or "forward"
     if direction not in ("forward", "backward"):
         raise Invalid(f"direction {direction[:40]!r} is not known", hint="use forward or backward")

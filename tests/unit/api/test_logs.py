@@ -193,3 +193,21 @@ def test_the_live_log_is_text_in_whole_lines_and_ends_with_the_replica(stand: An
     assert response.text.splitlines() == [*(f"new {n}" for n in range(4, 9)), "汉字 ünd 🙂"]
     assert client.get(f"/deployments/other/replicas/{new.name}/log").status_code == 404
     assert client.get("/deployments/web/replicas/none/log").status_code == 404
+
+
+def test_lines_are_counted_by_interval(stand: Any, web: tuple[Any, Any, Any]) -> None:
+    _, old, new = web
+    client = stand.client()
+    base = {"deployment": "web", "start": 0, "end": 10 * S}
+
+    def ask(**query: Any) -> dict[str, list[tuple[float, int]]]:
+        data = client.get("/logs/timeseries", params={**base, **query}).json()["data"]
+        assert data["resultType"] == "matrix"
+        return {
+            item["metric"]["replica"]: [(at, int(count)) for at, count in item["values"]] for item in data["result"]
+        }
+
+    assert ask(interval_ms=5000) == {old.name: [(0.0, 4), (5.0, 1)], new.name: [(0.0, 1), (5.0, 4)]}
+    assert ask(q="new 6", interval_ms=1000) == {new.name: [(6.0, 1)]}
+    assert client.get("/logs/timeseries", params={**base, "interval_ms": 0}).status_code == 400
+    assert client.get("/logs/timeseries", params={"deployment": "web"}).status_code == 400
