@@ -26,7 +26,10 @@ import uvicorn
 from lepton_ai.errors import Conflict, Invalid, LeptonError, Unsupported
 from lepton_ai.node import shim
 from lepton_ai.node.agent import Agent
+from lepton_ai.node.docker import DockerRuntime, answering, socket_of
 from lepton_ai.node.enclose import Enclosure, able, home
+from lepton_ai.node.engine import Engine
+from lepton_ai.node.images import Images
 from lepton_ai.node.network import SHARED, Network
 from lepton_ai.node.process import ProcessRuntime
 from lepton_ai.node.runtime import Runtime
@@ -95,6 +98,8 @@ async def _serve(args: argparse.Namespace) -> None:
 
 def _runtime(args: argparse.Namespace, folder: Path) -> Runtime:
     """What runs the replicas. Raises Unsupported when this machine cannot isolate as told."""
+    if args.runtime.startswith("docker://"):
+        return _docker(args, folder)
     enclosure = Enclosure(folder, (home(folder),))
     if args.isolation == "none":
         return ProcessRuntime(args.name, enclosure=enclosure)
@@ -103,6 +108,21 @@ def _runtime(args: argparse.Namespace, folder: Path) -> Runtime:
     if why := able() or network.available():
         raise Unsupported(f"isolation uid is not possible here: {why}", hint="use --isolation none, or another machine")
     return ProcessRuntime(args.name, enclosure=enclosure, users=users, network=network)
+
+
+def _docker(args: argparse.Namespace, folder: Path) -> Runtime:
+    """Containers; as root with networks of our own making, else with the engine's."""
+    engine = Engine(socket_of(args.runtime))
+    if why := answering(engine.path):  # what runs goes on without it, and has to be looked after
+        logging.getLogger(__name__).warning("%s", why)
+    images = Images(
+        engine, folder.parent / "images.json", max_mib=args.images_max_gib << 10, max_days=args.images_max_days
+    )
+    network = Network(folder, args.address, Users(folder.parent / "users.json"))
+    if why := network.available():
+        logging.getLogger(__name__).warning("replicas use the engine's own networks: %s", why)
+        return DockerRuntime(args.name, folder, engine, images)
+    return DockerRuntime(args.name, folder, engine, images, network)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -164,6 +184,12 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
+def _runtime_url(text: str) -> str:
+    if text != "process://" and not text.startswith("docker://"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither process:// nor docker://[SOCKET]")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lepton_ai.node", description="Run the agent of one node.")
     parser.add_argument("--dir", required=True, help="the node's folder")
@@ -174,6 +200,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--accelerator-type", default=None, help="kind of accelerator")
     parser.add_argument("--address", default="127.0.0.1", help="a loopback address to listen on")
     parser.add_argument("--isolation", choices=("none", "uid"), default="none", help="of workspaces from each other")
+    parser.add_argument("--runtime", type=_runtime_url, default="process://", help="process:// or docker://[SOCKET]")
+    parser.add_argument("--images-max-gib", type=int, default=20, help="images beyond this are removed")
+    parser.add_argument("--images-max-days", type=int, default=14, help="images unused for so long are removed")
     parser.add_argument("--port", type=int, default=0, help="0: the last one, or any")
     return parser
 

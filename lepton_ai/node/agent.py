@@ -133,7 +133,7 @@ class Agent:
             return known.report()
         if not _UID.match(spec.uid):
             raise Invalid(f"{spec.uid!r} cannot be a replica's uid", hint="use a UUID")
-        if not spec.command:
+        if not spec.command and spec.image is None:
             raise Invalid("the command is empty", hint="say what to run")
         self._runtime.check(spec)
         if len(self._replicas) >= MAX_REPLICAS:

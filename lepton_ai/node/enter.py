@@ -86,7 +86,7 @@ class Root:
     def build(self) -> None:
         # Taken hold of first: what is built may hide where they lie.
         binds = [(_open(source), target, writable) for source, target, writable in self.order["binds"]]
-        volumes = [(_volume(volume), volume["target"], not volume["read_only"]) for volume in self.order["mounts"]]
+        volumes = [(walk(volume), volume["target"], not volume["read_only"]) for volume in self.order["mounts"]]
         old = _open("/")
         _mount(OWN, self.top, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=16m")
         _mount(None, self.top, None, MS_UNBINDABLE)  # else binding the whole host would bind it into itself
@@ -232,8 +232,11 @@ class Root:
             _mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
-def _volume(volume: dict[str, Any]) -> int:
-    """The folder of a volume. `owner` is given what is made here; a volume's own root must be there."""
+def walk(volume: dict[str, Any]) -> int:
+    """Takes hold of a mount's folder, without following a link below the volume's own root, which must be there.
+
+    `owner` is given what is made here. Raises Refused.
+    """
     owner = volume["owner"]
     try:
         fd = os.open(volume["root"], os.O_PATH | os.O_DIRECTORY)
@@ -250,6 +253,7 @@ def _volume(volume: dict[str, Any]) -> int:
                     raise
                 os.mkdir(name, 0o700, dir_fd=fd)
                 below = os.open(name, DIRECTORY, dir_fd=fd)
+                os.chmod(f"/proc/self/fd/{below}", volume.get("mode", 0o700))
                 if owner is not None:
                     os.chown(f"/proc/self/fd/{below}", owner, owner)
         except OSError as error:
@@ -258,6 +262,16 @@ def _volume(volume: dict[str, Any]) -> int:
         os.close(fd)
         fd = below
     return fd
+
+
+def bind(fd: int, path: str) -> None:
+    """Show the folder of `fd` at `path` as well, which is empty. Raises Refused."""
+    _mount(f"/proc/self/fd/{fd}", path, None, MS_BIND | MS_REC)
+
+
+def unbind(path: str) -> None:
+    """Undo `bind`; what uses the folder goes on. Does nothing where nothing is bound."""
+    _libc().umount2(os.fsencode(path), MNT_DETACH)
 
 
 def _open(path: str) -> int:

@@ -174,7 +174,8 @@ def clear(dir: Path) -> int:
     if child is None or (running is not None and running.alive()):
         return 0
     groups = (shim.read_record(str(dir / "spec.json")) or {}).get("cgroup") or []
-    return shim.kill_left(child, [groups] if isinstance(groups, str) else list(groups))
+    groups = [groups] if isinstance(groups, str) else list(groups)
+    return shim.kill_left(child, shim.all_groups(str(dir), groups))
 
 
 def renew(dir: Path, deadline_ns: int) -> None:

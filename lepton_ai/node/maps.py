@@ -19,10 +19,12 @@ class Maps:
 
     Args:
         forwards: host ports are free ones that lead to the replica's own; else they are the same numbers.
+        hold: nobody listens on the host ports, so they are kept bound here (default: as `forwards`).
     """
 
-    def __init__(self, ports: Ports, *, forwards: bool) -> None:
+    def __init__(self, ports: Ports, *, forwards: bool, hold: bool | None = None) -> None:
         self._ports, self._forwards = ports, forwards
+        self._hold = forwards if hold is None else hold
         self._served = False
         self.maps: tuple[PortMap, ...] = ()
 
@@ -64,7 +66,7 @@ class Maps:
         for number in {one.host_port for one in self.maps} if running else ():
             # Only one agent runs on a folder, so the lock can be another's only by an error that would show anyway.
             with contextlib.suppress(Conflict):
-                self._ports.take(number, listening=not self._forwards, hold=self._forwards)
+                self._ports.take(number, listening=not self._hold, hold=self._hold)
 
     def free(self) -> None:
         """Give the ports back; which they were is still known."""
@@ -74,9 +76,9 @@ class Maps:
     def _take(self, number: int | None, preferred: int | None = None) -> int:
         if preferred is not None and (number is None or self._forwards):
             with contextlib.suppress(Conflict):
-                return self._ports.take(preferred, hold=self._forwards)
+                return self._ports.take(preferred, hold=self._hold)
         if self._forwards:
-            return self._ports.take(hold=True)
+            return self._ports.take(hold=self._hold)
         if number is not None and any(one.host_port == number for one in self.maps):
             return number  # one number for both protocols
         return self._ports.take(number)

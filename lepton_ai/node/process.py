@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from lepton_ai.node import cgroup, enter
 from lepton_ai.node.enclose import Enclosure, able
 from lepton_ai.node.launch import ShimSpec
 from lepton_ai.node.network import Network, Space
-from lepton_ai.node.runtime import ImageUse, Isolation, RuntimeName
+from lepton_ai.node.runtime import ImageUse, Isolation, RuntimeName, told, wanted
 from lepton_ai.node.users import Users
 from lepton_ai.spec.container import PortMap
 from lepton_ai.spec.replica import ReplicaSpec
@@ -53,10 +53,15 @@ class ProcessRuntime:
         self.node, self.use_cgroup = node, use_cgroup
         self._enclosure, self._users, self._network = enclosure, users, network
         self.isolation: Isolation = "none" if network is None else "uid"
-        self.forwards = network is not None
+        self.forwards = self.holds = network is not None
 
     def check(self, spec: ReplicaSpec) -> None:
         """Raises Unsupported when this runtime cannot run `spec`."""
+        if not spec.command:
+            raise Unsupported(
+                f"node {self.node} runs processes: it knows no command of image {spec.image}",
+                hint="give a command, or set runtime = docker://",
+            )
         if spec.mounts:
             why = "it makes none" if self._enclosure is None else able()
             if why:
@@ -66,6 +71,9 @@ class ProcessRuntime:
                 )
         if self._enclosure is not None:
             self._enclosure.check(spec)
+
+    def fetch(self, spec: ReplicaSpec, say: Callable[[str], None]) -> None:
+        """Nothing to do: the programs are the machine's."""
 
     def prepare(
         self,
@@ -86,13 +94,13 @@ class ProcessRuntime:
             shutil.rmtree(work, ignore_errors=True)  # of an earlier start: its owner may have laid traps in it
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, source in blobs.items():
-            _place(source, work, name)
+            place(source, work, name)
         if uid is not None:
             _give(work, uid)
         # Made here, not by the caller, as a group's name is the replica's and it is found again by the spec.
         groups = cgroup.make(spec.uid, spec.resources) if self.use_cgroup else ()
         names = {"{blobs}": str(work), "{port}": "" if port is None else str(port)}
-        argv = tuple(_fill(part, names) for part in spec.command)
+        argv = tuple(fill(part, names) for part in spec.command)
         space = None if self._network is None else self._network.open(spec.uid, spec.workspace, maps)
         env = self._env(spec, work, port)
         cwd = str(work)
@@ -167,12 +175,7 @@ class ProcessRuntime:
             "HOME": str(work),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
-            "LEPTON_AI_NODE": self.node,
-            "LEPTON_AI_REPLICA_UID": spec.uid,
-            "LEPTON_WORKSPACE_ID": spec.workspace,
-            "LEPTON_REPLICA_NAME": spec.name,
-            "LEPTON_DEPLOYMENT_NAME" if spec.owner_kind == "deployment" else "LEPTON_JOB_NAME": spec.owner,
-            "LEPTON_WORKER_INDEX": str(spec.worker),
+            **told(spec, self.node, port),
         }
         if self._users is not None:
             env |= {"TMPDIR": "/tmp", "USER": spec.workspace, "LOGNAME": spec.workspace}
@@ -181,14 +184,11 @@ class ProcessRuntime:
         if modules := os.environ.get("PYTHONPATH"):
             # A relative entry would mean another folder in the replica's working folder.
             env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in modules.split(os.pathsep) if part)
-        if port is not None:
-            env["PORT"] = str(port)
-        known = {"address": self.reached(spec), "port": env.get("PORT")}
-        found = {name: value for name, what in spec.own.items() if (value := known[what]) is not None}
-        return {**env, **spec.env, **found}
+        return wanted(spec, env, self.reached(spec), port)
 
 
-def _place(source: Path, work: Path, name: str) -> None:
+def place(source: Path, work: Path, name: str) -> None:
+    """Put a blob's file below a folder. Raises Conflict, Failed."""
     target = work / name
     if target.exists():
         return
@@ -215,7 +215,8 @@ def _give(work: Path, uid: int) -> None:
             os.chmod(name, 0o444, dir_fd=fd)
 
 
-def _fill(part: str, names: Mapping[str, str]) -> str:
+def fill(part: str, names: Mapping[str, str]) -> str:
+    """A word of a command with what it leaves open."""
     for name, value in names.items():
         part = part.replace(name, value)
     return part

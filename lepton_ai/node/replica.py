@@ -16,6 +16,7 @@ from typing import Literal, cast
 
 from lepton_ai.errors import Busy, Conflict, LeptonError
 from lepton_ai.node import enter, launch, shim
+from lepton_ai.node.background import background
 from lepton_ai.node.identity import Identity
 from lepton_ai.node.log import ReplicaLog
 from lepton_ai.node.maps import Maps
@@ -55,10 +56,10 @@ class Replica:
     ) -> None:
         self.spec, self.folder, self.address = spec, folder, address
         self._runtime, self._fetch = runtime, fetch
-        self._maps = Maps(ports, forwards=runtime.forwards)
+        self._maps = Maps(ports, forwards=runtime.forwards, hold=runtime.holds)
         self._changed, self._lease_ns = changed, lease_ns
         self.log = ReplicaLog(folder / "log")
-        self.phase: Phase = "fetching" if spec.blobs else "starting"
+        self.phase: Phase = "fetching" if spec.blobs or runtime.image(spec) == "used" else "starting"
         self.reason = ""
         self.use = Use()
         self._exit: Exit | None = None
@@ -227,6 +228,8 @@ class Replica:
             self._set("fetching", f"fetching {len(self.spec.blobs)} blobs")
         for blob in self.spec.blobs:
             blobs[blob.ref.path] = await self._fetch(blob)
+        if self._runtime.image(self.spec) == "used":
+            await self._bring()
         self._set("starting", "starting")
         self._maps.take(self.spec)
         self._tries, self._begun, self._how = self._tries + 1, False, _how(self._runtime)
@@ -242,6 +245,21 @@ class Replica:
         await asyncio.shield(asyncio.to_thread(self._launch, blobs))
         self._look()
         self._stop_late()
+
+    async def _bring(self) -> None:
+        """What the runtime itself has to fetch, which may take minutes."""
+        loop = asyncio.get_running_loop()
+
+        def work(unwanted: Callable[[], bool]) -> None:
+            def say(text: str) -> None:
+                if unwanted():
+                    raise Conflict("stopped before it had started")
+                loop.call_soon_threadsafe(self._set, "fetching", text)
+
+            self._runtime.fetch(self.spec, say)
+
+        self._set("fetching", f"fetching image {self.spec.image}")
+        await background(work)
 
     def _stop_late(self) -> None:
         """Carry out an order to stop that came while the shim was being started."""
@@ -260,6 +278,7 @@ class Replica:
             _log.warning("replica %s: %s", self.spec.uid, error)
             self.stop(None, error.message)
             return
+        self._read_groups()
         self._begun = True
         self._save()
 
@@ -352,7 +371,7 @@ class Replica:
 
     def _read_groups(self) -> None:
         spec = shim.read_record(str(self.folder / "spec.json")) or {}
-        self._groups = tuple(spec.get("cgroup") or ())
+        self._groups = tuple(shim.all_groups(str(self.folder), spec.get("cgroup") or []))
         if spec:
             self._limits = self._runtime.limits(self._groups)
 

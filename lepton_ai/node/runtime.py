@@ -1,12 +1,13 @@
 """The port between a node and what runs its replicas: processes of the machine, or a container engine.
 
-Owns the Protocol only. Adapters: `process` (process://), `docker` (docker://). All of it is called from one agent;
-what blocks (`prepare`, `started`, `release`, `sweep`) is called in threads.
+Owns the Protocol, and what a replica is told of itself whatever runs it. Adapters: `process` (process://), `docker`
+(docker://). All of it is called from one agent; what blocks (`fetch`, `prepare`, `started`, `release`, `sweep`) is
+called in threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -35,8 +36,19 @@ class Runtime(Protocol):
     @property
     def forwards(self) -> bool: ...
 
+    @property
+    def holds(self) -> bool:
+        """Whether the agent keeps the host ports bound, as nobody listens where they are forwarded."""
+
     def check(self, spec: ReplicaSpec) -> None:
         """Raises Unsupported when this runtime cannot run `spec`. Quick: called on the agent's loop."""
+
+    def fetch(self, spec: ReplicaSpec, say: Callable[[str], None]) -> None:
+        """Bring here what runs `spec`, before `prepare`; may take minutes. Raises LeptonError.
+
+        Args:
+            say: is told what is waited for; what it raises ends the fetch.
+        """
 
     def prepare(
         self,
@@ -86,3 +98,23 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """The agent ends; its replicas run on."""
+
+
+def told(spec: ReplicaSpec, node: str, port: int | None) -> dict[str, str]:
+    """What a replica is told of itself, as environment."""
+    env = {
+        "LEPTON_AI_NODE": node,
+        "LEPTON_AI_REPLICA_UID": spec.uid,
+        "LEPTON_WORKSPACE_ID": spec.workspace,
+        "LEPTON_REPLICA_NAME": spec.name,
+        "LEPTON_DEPLOYMENT_NAME" if spec.owner_kind == "deployment" else "LEPTON_JOB_NAME": spec.owner,
+        "LEPTON_WORKER_INDEX": str(spec.worker),
+    }
+    return env if port is None else {**env, "PORT": str(port)}
+
+
+def wanted(spec: ReplicaSpec, told: Mapping[str, str], address: str | None, port: int | None) -> dict[str, str]:
+    """What is `told`, with the workload's own on top, and what its node knows better than both."""
+    known = {"address": address, "port": None if port is None else str(port)}
+    found = {name: value for name, what in spec.own.items() if (value := known[what]) is not None}
+    return {**told, **spec.env, **found}

@@ -6,8 +6,8 @@ what runs or where: that is the agent. The functions before `main` are also used
 `launch`), so that both read and kill in the same way.
 
 CONTRACT. Read: spec.json; hold (while it exists no child is started); stop.json {"grace_s", "reason"} (read at TERM);
-lease {"deadline_ns"} on `clock_ns` (the child is gone by then). Written: lock (flock while alive), shim.json,
-child.json, exit.json, log/NNNNNN.log with lines ``<ns> <o|e> <text>``.
+lease {"deadline_ns"} on `clock_ns` (the child is gone by then); container.json, told.json (see `contain`). Written:
+lock (flock while alive), shim.json, child.json, exit.json, log/NNNNNN.log with lines ``<ns> <o|e> <text>``.
 """
 
 from __future__ import annotations
@@ -138,6 +138,11 @@ def kill_pid(pid: int, ticks: int, number: int) -> bool:
         return False
     finally:
         os.close(fd)
+
+
+def all_groups(folder: str, cgroups: list[str]) -> list[str]:
+    """`cgroups`, and those that the child says its work is in (as `contain` does)."""
+    return [*cgroups, *((read_record(folder + "/container.json") or {}).get("groups") or ())]
 
 
 def kill_left(child: dict[str, Any], cgroups: list[str]) -> int:
@@ -412,7 +417,7 @@ class Shim:
 
     def finish(self, status: int) -> None:
         ended_ms = time.time_ns() // 1_000_000
-        kill_left(self.child, self.cgroups)
+        kill_left(self.child, all_groups(self.folder, self.cgroups))
         until_s = time.monotonic() + DRAIN_S
         while self.pipes and time.monotonic() < until_s:
             self.wait(0.05)
@@ -428,6 +433,9 @@ class Shim:
             "started_ms": self.child["started_ms"],
             "ended_ms": max(ended_ms, self.child["started_ms"]),
         }
+        told = read_record(self.folder + "/told.json") or {}
+        if told.pop("mark", "") == self.child["mark"]:
+            record.update(told)
         with contextlib.suppress(OSError):
             write_record(self.folder + "/exit.json", record, sync=True)
         self.child = {}
@@ -568,7 +576,7 @@ def main(argv: list[str]) -> int:
     old = read_record(folder + "/child.json")
     shim = Shim(folder, spec)
     if old is not None:
-        kill_left(old, shim.cgroups)
+        kill_left(old, all_groups(folder, shim.cgroups))
     with contextlib.suppress(OSError):
         os.unlink(folder + "/stop.json")
 
