@@ -15,6 +15,7 @@ from lepton_ai.api.lanes import lanes
 from lepton_ai.api.shares import run_in_threadpool
 from lepton_ai.api.upload import Upload
 from lepton_ai.blobs import ticket
+from lepton_ai.errors import Corrupt, Invalid
 
 BLOB_BYTES_MAX = 64 << 30
 
@@ -41,7 +42,10 @@ async def _put(call: Call) -> Response:
 
     def receive() -> dict[str, object]:
         known = call.cell.blobs.has(digest)
-        blob = call.cell.blobs.put(upload, digest=digest)
+        try:
+            blob = call.cell.blobs.put(upload, digest=digest)
+        except Corrupt as error:  # what came is not what was named: the caller's to mend, nothing here is broken
+            raise Invalid(error.message, hint="name the digest of the bytes, or send them again") from None
         if not known:
             call.note("upload", "blob", digest, size_bytes=blob.size_bytes)
         return {"digest": blob.digest, "size_bytes": blob.size_bytes}

@@ -40,6 +40,12 @@ _BYTES = "application/octet-stream"
 _TEXT = "text/plain"
 _MARK = thing({}, more=True)
 _NS = whole(0, 2**63 - 1)
+_RANGE: Mapping[str, Json] = {
+    "start": _NS, "end": _NS, "direction": one_of("forward", "backward"), "limit": whole(1, 10_000), "q": text(),
+    "job": text(), "deployment": text(), "endpoint": text(), "replica": text(), "job_history_name": text(),
+    "timestamps": text(), **_MODE,
+}  # fmt: skip
+_LOKI = thing({}, needs=("status", "data"))
 _GROUP = "/dedicated-node-groups/{id}"
 _DEPLOYMENT, _JOB = "/deployments/{name}", "/jobs/{name}"
 
@@ -105,14 +111,9 @@ SAID: dict[str, Said] = {
         query={"lines": whole(1, 10_000), "follow": _FLAG, "grep": text()},
         media=_NDJSON,
     ),
-    "GET /logs": Said(
-        "Lines of a time range, in Loki's form",
-        thing({}, needs=("status", "data")),
-        query={
-            "start": _NS, "end": _NS, "direction": one_of("forward", "backward"), "limit": whole(1, 10_000),
-            "q": text(), "job": text(), "deployment": text(), "endpoint": text(), "replica": text(),
-            "job_history_name": text(), "timestamps": text(), **_MODE,
-        },
+    "GET /logs": Said("Lines of a time range, in Loki's form", _LOKI, query=_RANGE),
+    "GET /logs/timeseries": Said(
+        "How many lines in each interval", _LOKI, query={**_RANGE, "interval_ms": whole(1, 86_400_000)}
     ),
     "GET /jobs/{owner}/replicas/{name}/log": Said("What a worker prints, as it comes", media=_TEXT),
     "GET /deployments/{owner}/replicas/{name}/log": Said("What a replica prints, as it comes", media=_TEXT),
