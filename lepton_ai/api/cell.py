@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from lepton_ai.api.parsed import Parsed
 from lepton_ai.api.usage import Usage
 from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.scheduler.snapshot import Snapshot
@@ -66,6 +67,10 @@ class Cell:
     def archives(self) -> Shelf[dict[str, Any]]:
         """The same of jobs that were removed."""
         return Shelf(self.store, "archive", jobfilter.short)
+
+    @cached_property
+    def parsed(self) -> Parsed:
+        return Parsed()
 
     @cached_property
     def usage(self) -> Usage:

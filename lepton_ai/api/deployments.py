@@ -20,7 +20,6 @@ from lepton_ai.api.plan import plan
 from lepton_ai.api.shares import run_in_threadpool
 from lepton_ai.api.where import where
 from lepton_ai.errors import Conflict, Invalid
-from lepton_ai.spec.workload import DeploymentSpec
 from lepton_ai.store import Record
 from lepton_ai.wire import deployments as wire
 from lepton_ai.wire import merge, pods, replicas
@@ -111,14 +110,14 @@ def _owned(call: Call, record: Record) -> list[Record]:
 
 
 def _shown(call: Call, record: Record) -> dict[str, Any]:
-    spec = DeploymentSpec.model_validate(record.spec)
+    spec = call.cell.parsed.deployment(record)
     replica = pods.one(_owned(call, record)) if spec.pod else None
     return wire.shown(record, spec, call.cell.url(call.ws, record.name), where(call), replica)
 
 
 def _wire_list(call: Call) -> list[dict[str, Any]]:
     records, here = call.seen(KIND), where(call)
-    parsed = [(record, DeploymentSpec.model_validate(record.spec)) for record in records]
+    parsed = [(record, call.cell.parsed.deployment(record)) for record in records]
     replicas_of: dict[str, list[Record]] = {record.uid: [] for record, spec in parsed if spec.pod}
     if replicas_of:
         for item in call.cell.store.list("replica", workspace=call.ws, but="exited"):
@@ -167,7 +166,7 @@ def _wire_patch(call: Call) -> dict[str, Any]:
 
 
 def _patched(call: Call, record: Record, patch: dict[str, Any]) -> dict[str, Any]:
-    spec, here = DeploymentSpec.model_validate(record.spec), where(call)
+    spec, here = call.cell.parsed.deployment(record), where(call)
     deploy.refuse_deleting(record)
     merge.same_name(patch, record.name)
     pods.refuse_change(spec.pod, patch.get("spec") or {})

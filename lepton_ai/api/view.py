@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 def deployment(cell: Cell, record: Record) -> Json:
     """A deployment. `spec` is the form it could be asked for with; tokens are never shown."""
-    spec, status = DeploymentSpec.model_validate(record.spec), record.status
+    spec, status = cell.parsed.deployment(record), record.status
     fresh = not status.get("state")
     state = "deleting" if record.deleting else str(status.get("state") or "starting")
     return {
