@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import deltalake
+import pytest
 
 import lepton_ai.lake
 
@@ -67,3 +72,68 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_table(tmp_path: Path) -> N
         assert len(found) <= len(said) + 1
     table.append({"writer": ["last"], "n": [0]})
     assert table.read().column("writer").to_pylist()[-1] == "last"
+
+
+STUBBORN = """
+import sys
+import lepton_ai.lake
+table = lepton_ai.lake.open(sys.argv[1]).table("t")
+number = int(sys.argv[3])
+print("begun", flush=True)
+while True:
+    table.append({"writer": [sys.argv[2]], "n": [number]}, transaction=f"{sys.argv[2]}-{number}")
+    print(number, flush=True)
+    number += 1
+"""
+
+
+class Stubborn:
+    """A writer that is killed at any moment and begins again with the transaction that was not acknowledged."""
+
+    def __init__(self, lake: Path, name: str) -> None:
+        self._lake, self.name = lake, name
+        self.acknowledged = 0
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-c", STUBBORN, str(self._lake), self.name, str(self.acknowledged)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "begun\n"
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        for line in self._process.communicate(timeout=60)[0].split():
+            self.acknowledged = int(line) + 1
+
+
+@pytest.mark.soak
+def test_writers_that_are_killed_while_they_share_versions_lose_and_double_nothing(tmp_path: Path, soak: bool) -> None:
+    """Whoever is killed may hold the lock, may have committed others' rows, may be about to say so."""
+    rng = random.Random(7)
+    lepton_ai.lake.open(tmp_path).table("t").create({"writer": ["first"], "n": [0]})
+    writers = [Stubborn(tmp_path, name) for name in "abcd"]
+    for _ in range(200 if soak else 10):
+        time.sleep(rng.random() * 0.15)
+        victim = rng.choice(writers)
+        victim.kill()
+        victim.start()
+    for writer in writers:
+        writer.kill()
+
+    table = lepton_ai.lake.open(tmp_path).table("t")
+    for writer in writers:  # the one that was under way is finished by its next life, if it was not committed
+        again = f"{writer.name}-{writer.acknowledged}"
+        table.append({"writer": [writer.name], "n": [writer.acknowledged]}, transaction=again)
+    rows = table.read().to_pylist()
+    for writer in writers:
+        numbers = sorted(row["n"] for row in rows if row["writer"] == writer.name)
+        assert numbers == list(range(writer.acknowledged + 1))
+        assert writer.acknowledged > 0
+    versions = [version.version for version in table.history()]
+    assert versions == list(range(len(versions), 0, -1))
+    # No intent and no note is left. Data files of the killed that no version names are, as with any Delta writer:
+    # `vacuum` removes them.
+    assert {path.name for path in (table.folder / "_lepton").iterdir()} <= {"lock", "done"}
+    stock = deltalake.DeltaTable(str(table.folder))
+    assert stock.to_pyarrow_table().num_rows == len(rows)
