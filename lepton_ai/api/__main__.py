@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lepton_ai.api import Cell, app
+from lepton_ai.api.server import config
 from lepton_ai.blobs import ticket
 from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.control import folder
@@ -165,21 +166,11 @@ def _loop(
 
 
 def _run_api(cell: Cell, listener: socket.socket, state: folder.State) -> None:
-    import uvicorn
-
     settings = state.settings
     tls = state.api_url.startswith("https:")
     server = _Server(
-        uvicorn.Config(
+        config(
             app(cell),
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=3,
             ssl_certfile=settings.tls_cert if tls else None,
             ssl_keyfile=settings.tls_key if tls else None,
         )
