@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -248,8 +249,11 @@ async def read(request: Request) -> Any:
 
 def answer(value: Any, status: int = 200) -> Response:
     """JSON; None is an empty object."""
-    data = json.dumps({} if value is None else value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Response(data.encode("utf-8", "replace"), status, {"cache-control": "no-store"}, "application/json")
+    try:
+        data = msgspec.json.encode({} if value is None else value)
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON may hold it
+        data = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    return Response(data, status, {"cache-control": "no-store"}, "application/json")
 
 
 def refusal(error: LeptonError) -> Response:

@@ -13,7 +13,7 @@ from lepton_ai.api.usage import Usage
 from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.scheduler.snapshot import Snapshot
 from lepton_ai.settings import Settings
-from lepton_ai.store import Shelf, Store
+from lepton_ai.store import Record, Shelf, Store
 from lepton_ai.telemetry import Audit, Events, Logs
 from lepton_ai.tenancy import Access, Prices, Registries, Secrets, Volumes
 from lepton_ai.tenancy.workspaces import Workspaces
@@ -76,6 +76,11 @@ class Cell:
     def usage(self) -> Usage:
         return Usage()
 
+    @cached_property
+    def work(self) -> Shelf[dict[str, str]]:
+        """Whose the deployments and pods are: a question about that reads none of them."""
+        return Shelf(self.store, "deployment", _owned)
+
     @property
     def prices(self) -> Prices:
         return Prices.of(self.settings)
@@ -103,3 +108,12 @@ class Cell:
     def url(self, workspace: str, name: str) -> str:
         """Where callers reach a deployment."""
         return f"{self.gateway_url.rstrip('/')}/{workspace}/{name}/"
+
+
+def _owned(record: Record) -> dict[str, str]:
+    spec = record.spec
+    return {
+        "id": record.name,
+        "visibility": str(spec.get("visibility") or "public"),
+        "created_by": str(spec.get("created_by") or ""),
+    }

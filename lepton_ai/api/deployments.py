@@ -23,6 +23,7 @@ from lepton_ai.errors import Conflict, Invalid
 from lepton_ai.store import Record
 from lepton_ai.wire import deployments as wire
 from lepton_ai.wire import merge, pods, replicas
+from lepton_ai.wire.container import Where
 
 KIND = deploy.KIND
 GONE_S, LOOK_S = 60.0, 0.1
@@ -110,23 +111,22 @@ def _owned(call: Call, record: Record) -> list[Record]:
 
 
 def _shown(call: Call, record: Record) -> dict[str, Any]:
-    spec = call.cell.parsed.deployment(record)
-    replica = pods.one(_owned(call, record)) if spec.pod else None
-    return wire.shown(record, spec, call.cell.url(call.ws, record.name), where(call), replica)
+    return _rendered(call, record, where(call), pods.one(_owned(call, record)) if record.spec.get("pod") else None)
 
 
 def _wire_list(call: Call) -> list[dict[str, Any]]:
     records, here = call.seen(KIND), where(call)
-    parsed = [(record, call.cell.parsed.deployment(record)) for record in records]
-    replicas_of: dict[str, list[Record]] = {record.uid: [] for record, spec in parsed if spec.pod}
-    if replicas_of:
+    copies: dict[str, list[Record]] = {record.uid: [] for record in records if record.spec.get("pod")}
+    if copies:
         for item in call.cell.store.list("replica", workspace=call.ws, but="exited"):
-            if item.owner_uid in replicas_of:
-                replicas_of[item.owner_uid].append(item)
-    return [
-        wire.shown(record, spec, call.cell.url(call.ws, record.name), here, pods.one(replicas_of.get(record.uid, ())))
-        for record, spec in parsed
-    ]
+            if item.owner_uid in copies:
+                copies[item.owner_uid].append(item)
+    return [_rendered(call, record, here, pods.one(copies.get(record.uid, ()))) for record in records]
+
+
+def _rendered(call: Call, record: Record, here: Where, replica: Record | None) -> dict[str, Any]:
+    spec = call.cell.parsed.deployment(record)
+    return wire.shown(record, spec, call.cell.url(call.ws, record.name), here, replica)
 
 
 async def _predecessor_gone(call: Call) -> None:

@@ -52,14 +52,11 @@ def names(cell: Cell, who: Principal, kind: str) -> list[str]:
     """What the records of a kind are called, as far as `who` may know."""
     if who.role in SEES_ALL or kind not in (*WORK, ARCHIVE, REPLICA):
         return cell.store.names(kind, workspace=who.workspace)
-    if kind == "job":
-        return sorted(short["id"] for _, short in cell.jobs.list(who.workspace) if may(who, short))
-    if kind == ARCHIVE:
-        return sorted(short["id"] for _, short in cell.archives.list(who.workspace) if may(who, short))
-    records = cell.store.list(kind, workspace=who.workspace, but="exited")
-    if kind == "deployment":
-        return sorted(record.name for record in records if may(who, record.spec))
+    shelf = {"deployment": cell.work, "job": cell.jobs, ARCHIVE: cell.archives}.get(kind)
+    if shelf is not None:
+        return sorted(short["id"] for _, short in shelf.list(who.workspace) if may(who, short))
     hidden = hidden_names(cell, who)
+    records = cell.store.list(kind, workspace=who.workspace, but="exited")
     return sorted(record.name for record in records if _owner(record) not in hidden)
 
 
@@ -97,9 +94,9 @@ def hidden_names(cell: Cell, who: Principal) -> frozenset[tuple[str, str]]:
     """(kind, name) of the work that is not there for `who`, for lists of what belongs to work (events, workloads)."""
     if who.role in SEES_ALL:
         return frozenset()
-    found = {("deployment", item.name) for item in _deployments(cell, who) if not may(who, item.spec)}
-    for shelf in (cell.jobs, cell.archives):
-        found |= {("job", short["id"]) for _, short in shelf.list(who.workspace) if not may(who, short)}
+    found: set[tuple[str, str]] = set()
+    for kind, shelf in (("deployment", cell.work), ("job", cell.jobs), ("job", cell.archives)):
+        found |= {(kind, short["id"]) for _, short in shelf.list(who.workspace) if not may(who, short)}
     for item in cell.store.list(TOMBSTONE, workspace=who.workspace):
         if not may(who, item.spec):
             found.add((str(item.spec["kind"]), str(item.spec["name"])))
@@ -129,10 +126,6 @@ def bury(cell: Cell, record: Record) -> None:
 def _buried(cell: Cell, who: Principal, kind: str, name: str) -> bool:
     notes = cell.store.list(TOMBSTONE, workspace=who.workspace)
     return any((item.spec["kind"], item.spec["name"]) == (kind, name) and not may(who, item.spec) for item in notes)
-
-
-def _deployments(cell: Cell, who: Principal) -> list[Record]:
-    return cell.store.list("deployment", workspace=who.workspace)
 
 
 def _owner(record: Record) -> tuple[str, str]:

@@ -7,10 +7,13 @@ port of the node, and both are shown as soon as the node has chosen it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from lepton_ai.errors import Invalid
 from lepton_ai.spec.workload import DeploymentSpec
 from lepton_ai.wire.record import Json, Record, rows, table, truth, whole
+
+R = TypeVar("R", bound=Record)
 
 
 def form(spec: Json, size: Json) -> Json:
@@ -52,7 +55,7 @@ def address(replica: Record | None) -> str:
     return "" if replica is None else str(replica.status.get("address") or "")
 
 
-def one(replicas: Iterable[Record]) -> Record | None:
+def one(replicas: Iterable[R]) -> R | None:
     """The replica that is the pod now: the newest that has not ended."""
     found = [item for item in replicas if item.status.get("phase") != "exited"]
     wanted = [item for item in found if not item.status.get("ending")]
