@@ -45,7 +45,8 @@ def test_secrets_are_set_listed_and_removed_but_never_shown(stand: Any) -> None:
     assert client.put("/x/secrets/API_KEY", json={"value": "sw0rdfish"}).status_code == 200
     assert stand.cell.secrets.value("default", "API_KEY") == "sw0rdfish"
     assert client.put("/x/secrets/API_KEY", json={"value": "another"}).status_code == 200
-    assert client.get("/x/secrets").json() == [{"name": "API_KEY"}]
+    (listed,) = client.get("/x/secrets").json()
+    assert (listed["name"], listed["owner"], listed["visibility"]) == ("API_KEY", "developer", "public")
     one = client.get("/x/secrets/API_KEY")
     assert one.json()["name"] == "API_KEY"
     assert "another" not in one.text
@@ -75,7 +76,9 @@ def test_the_public_client_finds_its_token_and_sets_secrets(stand: Any) -> None:
     assert text.endswith(end)
     assert isinstance(own["expires_at"], int)
     assert client.post("/usersecrets", json=[{"name": "A", "value": "1", "visibility": "public"}]).status_code == 201
-    assert client.get("/usersecrets").json() == [{"name": "A"}]
+    assert client.get("/usersecrets").json() == [
+        {"name": "A", "owner": "developer", "visibility": "public", "tags": []}
+    ]
     assert client.post("/usersecrets", json={"name": "A"}).status_code == 400
     assert client.post("/usersecrets", json=[{"name": "A"}]).status_code == 400
     assert client.delete("/usersecrets/A").status_code == 200

@@ -14,11 +14,22 @@ from lepton_ai.api.call import BASE
 # What the least role may ask: nothing but what a client needs to say who it is.
 CALLERS = {("GET", ""), ("GET", "/workspace"), ("GET", "/tokens"), ("GET", "/x/cell")}
 # Requests that change nothing, although they are not GET.
-READS = {("POST", "/x/plan"), ("POST", "/x/query")}
+READS = {
+    ("POST", "/x/plan"), ("POST", "/x/query"),
+    ("POST", "/templates/public/{id}/render"), ("POST", "/templates/private/{id}/render"),
+}  # fmt: skip
+GROUP = "/dedicated-node-groups/{id}"
 ADMINS = {
     ("GET", "/x/tokens"), ("POST", "/x/tokens"), ("DELETE", "/x/tokens/{name}"),
     ("POST", "/x/nodes/{name}/drain"), ("POST", "/x/nodes/{name}/undrain"),
+    ("POST", "/x/reservations"), ("DELETE", "/x/reservations/{name}"),
+    ("POST", GROUP + "/volumes"), ("DELETE", GROUP + "/volumes/{name}"),
+    ("POST", GROUP + "/datasources"),
+    ("PATCH", GROUP + "/datasources/{name}"), ("DELETE", GROUP + "/datasources/{name}"),
+    ("POST", "/storage-permission/{volume}"), ("DELETE", "/storage-permission/{volume}/{prefix:path}"),
 }  # fmt: skip
+OWNERS = {("GET", "/x/workspaces"), ("POST", "/x/workspaces"), ("DELETE", "/x/workspaces/{name}")}
+PUBLIC = {"/api/health", "/api/openapi.json"}
 
 
 def routes(stand: Any) -> Iterator[tuple[str, str, str]]:
@@ -26,12 +37,12 @@ def routes(stand: Any) -> Iterator[tuple[str, str, str]]:
     for route in stand.app.routes:
         assert isinstance(route, Route)
         if not route.path.startswith(BASE):
-            assert route.path == "/api/health"
+            assert route.path in PUBLIC
             continue
         path = route.path.removeprefix(BASE)
         filled = path
         for name in route.param_convertors:
-            filled = filled.replace(f"{{{name}}}", "nothing")
+            filled = filled.replace(f"{{{name}}}", "nothing").replace(f"{{{name}:path}}", "nothing")
         for method in sorted((route.methods or set()) - {"HEAD"}):
             yield method, path, filled
 
@@ -67,9 +78,10 @@ def test_each_role_may_do_what_it_should_and_no_more(stand: Any) -> None:
         reads = method == "GET" or (method, path) in READS
         may = {
             "caller": (method, path) in CALLERS,
-            "viewer": reads and (method, path) not in ADMINS,
-            "developer": (method, path) not in ADMINS,
-            "admin": True,
+            "viewer": reads and (method, path) not in ADMINS | OWNERS,
+            "developer": (method, path) not in ADMINS | OWNERS,
+            "admin": (method, path) not in OWNERS,
+            "owner": True,
         }
         for role, allowed in may.items():
             if path in ("/x/query", "/x/tables", "/x/tables/{name}", "/x/tables/{name}/history") and allowed:

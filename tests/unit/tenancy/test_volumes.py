@@ -99,22 +99,22 @@ class TestVolumes:
 
         assert may("ann", "/")
         volumes.allow("default", "data", Rule("/team/", users=("ann",)))
-        volumes.allow("default", "data", Rule("/home", policy="by_user"))
+        volumes.allow("default", "data", Rule("/people", policy="by_user"))
         volumes.allow("default", "data", Rule("/all", users=("*",)))
         assert may("ann", "/team/x")
-        assert may("ann", "/home/ann/deep")
+        assert may("ann", "/people/ann/deep")
         assert may("bob", "/all")
-        assert may("bob", "/home/bob")
+        assert may("bob", "/people/bob")
         for user, path in (
-            ("ann", "/"), ("ann", "/teamx"), ("bob", "/team"), ("ann", "/home"), ("ann", "/home/bob"),
-            ("ann", "/home/annx"), ("", "/home"), ("", "/team"),
+            ("ann", "/"), ("ann", "/teamx"), ("bob", "/team"), ("ann", "/people"), ("ann", "/people/bob"),
+            ("ann", "/people/annx"), ("", "/people"), ("", "/team"),
         ):  # fmt: skip
             assert not may(user, path), (user, path)
         assert may("ann", "/", workspace="b"), "a workspace's rules bind no other"
-        assert [rule.prefix for rule in volumes.rules("default", "data")] == ["/all", "/home", "/team"]
+        assert [rule.prefix for rule in volumes.rules("default", "data")] == ["/all", "/people", "/team"]
         volumes.allow("default", "data", Rule("/team", users=("bob",)))
         assert not may("ann", "/team")
-        for prefix in ("/team", "/home", "/all"):
+        for prefix in ("/team", "/people", "/all"):
             volumes.disallow("default", "data", prefix)
         assert may("ann", "/")
         with pytest.raises(NotFound):
