@@ -49,10 +49,10 @@ def deploy(call: Call, form: DeployForm, generation: int | None = None, *, new: 
     admissible(call, form.name, template)
 
     def change() -> tuple[Decision, Record]:
+        if new and call.cell.store.find(call.ws, KIND, form.name) is not None:
+            raise exists(form.name)
         decision = decide(call, form, template)
         now = 0 if decision.record is None else decision.record.generation
-        if new and decision.record is not None:
-            raise exists(form.name)
         if generation is not None and generation != now and decision.changes:
             hint = f"look at it again, then repeat the change: lepton ps {form.name}"
             details: dict[str, object] = {"final": True, "generation": now}
