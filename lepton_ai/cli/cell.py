@@ -9,13 +9,14 @@ from lepton_ai.errors import Invalid
 
 if TYPE_CHECKING:
     from lepton_ai.cli.session import Session
+    from lepton_ai.settings import Settings
 
 
 def up(session: Session) -> None:
     """Start the cell, or finish starting it; what already runs is adopted."""
     from lepton_ai import cloud
 
-    settings = session.settings
+    settings = _kept(session)
     nodes = session.arguments.nodes or _nodes(settings.cluster)
     if session.arguments.dry_run:
         verb = "adopt what runs of" if cloud.state(settings.cell) else "create"
@@ -29,6 +30,19 @@ def up(session: Session) -> None:
     if state is not None:
         session.print(render.fields({"api": state.api_url, "gateway": state.gateway_url, "folder": settings.cell_dir}))
     session.print("next: lepton demo --keep | lepton deploy FILE.toml | lepton ps")
+
+
+def _kept(session: Session) -> Settings:
+    """The settings of this call; what is not said now about keeping workloads apart stays as it was said before."""
+    from lepton_ai import cloud, settings
+
+    flags = {**session.flags, "isolation": session.arguments.isolation, "runtime": session.arguments.runtime}
+    before = cloud.state(session.settings.cell)
+    if before is not None:
+        for key, _, source, _ in settings.explain(flags):
+            if key in ("isolation", "runtime") and source == "default":
+                flags[key] = getattr(before.settings, key)
+    return settings.load(flags)
 
 
 def down(session: Session) -> None:

@@ -182,6 +182,8 @@ def _none(_: argparse.ArgumentParser) -> None:
 
 def _up(p: argparse.ArgumentParser) -> None:
     p.add_argument("--nodes", type=count, metavar="N", help="node agents, each a share of this machine (default: 3)")
+    p.add_argument("--isolation", choices=("none", "uid"), help="uid: each workspace a user and networks of its own")
+    p.add_argument("--runtime", metavar="URL", help="process:// or docker://[SOCKET] (default: process://)")
 
 
 def _down(p: argparse.ArgumentParser) -> None:
