@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
+from lepton_ai.cli.values import bounds, count, mebibytes, moment, pair, release
 from lepton_ai.errors import LeptonError
 
 GROUPS = ("Start", "Work", "Data", "Manage")
@@ -207,6 +208,8 @@ def _deploy(p: argparse.ArgumentParser) -> None:
     p.add_argument("--cpu", type=float, metavar="CORES", help="of one replica, e.g. 0.5")
     p.add_argument("--memory", type=mebibytes, metavar="SIZE", help="of one replica, e.g. 512MiB or 2GiB")
     p.add_argument("--env", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
+    _whose(p)
+    p.add_argument("--allow", action="append", metavar="NETWORK", help="only it may call, e.g. 10.0.0.0/8; repeatable")
     p.add_argument("--no-wait", action="store_true", help="return once it is recorded")
 
 
@@ -215,10 +218,19 @@ def _run(p: argparse.ArgumentParser) -> None:
     p.add_argument("--name", help="title of the job")
     p.add_argument("--workers", type=count, metavar="N", help="copies that run at once")
     p.add_argument("--retries", type=int, metavar="N", help="further tries of a failed worker")
+    p.add_argument("--job-retries", type=int, metavar="N", help="further runs of the whole job")
+    p.add_argument("--start-at", type=moment, metavar="TIME", help='not before, e.g. "2030-01-31 13:10" or 2h')
     p.add_argument("--cpu", type=float, metavar="CORES", help="of one worker")
     p.add_argument("--memory", type=mebibytes, metavar="SIZE", help="of one worker")
     p.add_argument("--env", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
+    _whose(p)
     p.add_argument("--detach", "-d", action="store_true", help="print the job's name and return")
+
+
+def _whose(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--image", help="container image; where nodes run processes it is only recorded")
+    p.add_argument("--label", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
+    p.add_argument("--private", action="store_true", help="only you, admins and owners see it")
 
 
 def _call(p: argparse.ArgumentParser) -> None:
@@ -252,8 +264,8 @@ def _logs(p: argparse.ArgumentParser) -> None:
     p.add_argument("--grep", metavar="TEXT", help="only lines that hold TEXT")
 
 
-def _rm(p: argparse.ArgumentParser) -> None:
-    p.add_argument("names", nargs="+", metavar="NAME", help="deployments and jobs")
+def _names(p: argparse.ArgumentParser) -> None:
+    p.add_argument("names", nargs="+", metavar="NAME", help="deployments, pods and jobs")
 
 
 def _query(p: argparse.ArgumentParser) -> None:
@@ -287,50 +299,6 @@ def _registry_set(p: argparse.ArgumentParser) -> None:
     p.add_argument("name", metavar="NAME")
     p.add_argument("registry", metavar="HOST", help="for example registry.example.com:5000")
     p.add_argument("--username", required=True, metavar="NAME", help="the password is read from standard input")
-
-
-def count(text: str) -> int:
-    """A positive whole number."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def release(text: str) -> int:
-    """`3`, `#3` or `movies#3`."""
-    number = text.rpartition("#")[2]
-    if not number.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a release (use 3 or movies#3)")
-    return int(number)
-
-
-def bounds(text: str) -> tuple[int, int]:
-    """`2` or `2..8`."""
-    low, dots, high = text.partition("..")
-    if not low.isdigit() or (dots and not high.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of replicas (use 2 or 2..8)")
-    pair = (int(low), int(high) if dots else int(low))
-    if pair[0] > pair[1]:
-        raise argparse.ArgumentTypeError(f"{text!r} has its smaller bound last (use {pair[1]}..{pair[0]})")
-    return pair
-
-
-def mebibytes(text: str) -> int:
-    """`512`, `512MiB`, `2GiB` (also M, G, MB, GB, read as binary) in MiB."""
-    import re
-
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:(g|t|m)(?:i?b)?)?", text.strip().lower())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size (use 512MiB or 2GiB)")
-    return max(1, round(float(found[1]) * {"g": 1024, "t": 1024 * 1024}.get(found[2], 1)))
-
-
-def pair(text: str) -> tuple[str, str]:
-    """`KEY=VALUE`."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -368,7 +336,9 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(("ps",), "Work", "what runs, where, and what it waits for", "work:ps", _ps, "read"),
     Command(("logs",), "Work", "what it printed", "work:logs", _logs, "read", "lepton logs movies -f"),
-    Command(("rm",), "Work", "remove deployments and jobs", "work:rm", _rm, "change"),
+    Command(("stop",), "Work", "end what runs, keep the rest", "work:stop", _names, "change"),
+    Command(("start",), "Work", "run again what was stopped", "work:start", _names, "change"),
+    Command(("rm",), "Work", "remove deployments, pods and jobs", "work:rm", _names, "change"),
     Command(
         ("query",),
         "Data",

@@ -1,4 +1,4 @@
-"""`deploy`, `rollback`, `run`, `call`, `ps`, `logs`, `rm`: work, from being wanted to being gone."""
+"""`deploy`, `rollback`, `run`, `call`, `ps`, `logs`, `stop`, `start`, `rm`: work, from being wanted to being gone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def deploy(session: Session) -> None:
     """Print the plan, make it so, and wait until the release serves (or say why it does not)."""
     arguments = session.arguments
     options = _given(arguments, "name", "replicas", "survive")
-    options |= _template(arguments)
+    options |= _template(arguments) | _whose(arguments)
+    if arguments.allow:
+        options["allowlist"] = list(arguments.allow)
     plan = session.cloud.plan(arguments.source, **options)
     session.print(_plan(render.record(plan)))
     if arguments.dry_run:
@@ -50,7 +52,9 @@ def run(session: Session) -> int:
     words = arguments.command_line
     command = shlex.split(words[0]) if len(words) == 1 and not words[0].endswith(".toml") else words
     source: Any = words[0] if len(words) == 1 and words[0].endswith(".toml") else command
-    options = _given(arguments, "name", "workers", "retries") | _template(arguments)
+    options = _given(arguments, "name", "workers", "retries", "job_retries") | _template(arguments) | _whose(arguments)
+    if arguments.start_at is not None:
+        options["start_at_ms"] = arguments.start_at
     if arguments.dry_run:
         session.print(f"would run {words[0] if source == words[0] else shlex.join(command)}")
         session.say("nothing was changed (--dry-run)")
@@ -61,7 +65,7 @@ def run(session: Session) -> int:
         session.print(name)
         session.say(f"see: lepton logs {name} -f")
         return 0
-    session.say(f"job {name} started; Ctrl-C leaves it running")
+    session.say(f"job {name} {_begun(arguments.start_at)}; Ctrl-C leaves it running")
     for line in session.cloud.logs(name, follow=True):
         session.print(render.record(line)["line"])
     ended = render.record(session.cloud.wait(name, say=session.say))
@@ -93,19 +97,13 @@ def ps(session: Session) -> None:
     if session.answer(rows):
         return
     now_ms = time.time_ns() // 1_000_000
-    shown = [
-        (
-            r["name"],
-            r["kind"],
-            r["state"],
-            r.get("replicas"),
-            r.get("node"),
-            render.age(r.get("created_ms"), now_ms),
-            r.get("reason"),
-        )
-        for r in rows
-    ]
-    columns = ("name", "kind", "state", "replicas", "node", "age", "why")
+    # Node and isolation are a replica's.
+    own = ("node", "isolation") if arguments.name is not None else ()
+    columns = ("name", "kind", "state", "replicas", *own, "age", "why")
+    shown = []
+    for r in rows:
+        said = {**r, "age": render.age(r.get("created_ms"), now_ms), "why": r.get("reason")}
+        shown.append([said.get(column) for column in columns])
     session.table(columns, shown, "nothing runs here; next: lepton deploy FILE.toml or lepton run COMMAND")
 
 
@@ -125,19 +123,46 @@ def logs(session: Session) -> None:
         session.say(f"{arguments.name} has printed nothing yet")
 
 
+def stop(session: Session) -> None:
+    """End every replica of deployments, pods and jobs; what is recorded of them stays."""
+    _each(session, "stop", "stopped", ask=True)
+
+
+def start(session: Session) -> None:
+    """Run again what was stopped."""
+    _each(session, "start", "started", ask=False)
+
+
 def rm(session: Session) -> None:
-    """Remove deployments and jobs; what runs is drained and stopped."""
+    """Remove deployments, pods and jobs; what runs is drained and stopped."""
+    _each(session, "remove", "removed", ask=True)
+
+
+def _each(session: Session, verb: str, done: str, *, ask: bool) -> None:
     arguments = session.arguments
     if arguments.dry_run:
         for name in arguments.names:
             rows = [render.record(item) for item in session.cloud.ps(name, all=True)]
-            session.print(f"would remove {rows[0]['kind']} {name}" if rows else f"there is no {name}")
+            session.print(f"would {verb} {rows[0]['kind']} {name}" if rows else f"there is no {name}")
         return
-    if not session.confirm(f"remove {', '.join(arguments.names)}"):
+    if ask and not session.confirm(f"{verb} {', '.join(arguments.names)}"):
         return
+    act = session.cloud.delete if verb == "remove" else getattr(session.cloud, verb)
     for name in arguments.names:
-        session.cloud.delete(name)
-        session.print(f"removed {name}")
+        act(name)
+        session.print(f"{done} {name}")
+
+
+def _begun(start_ms: int | None) -> str:
+    if start_ms is None or start_ms <= time.time() * 1000:
+        return "started"
+    return f"starts at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(start_ms / 1000))}"
+
+
+def _apart(row: Mapping[str, Any]) -> str:
+    """How a replica is kept apart, and that its image is not what runs where that is so."""
+    parts = [row.get("isolation") or "", "image advisory" if row.get("image") == "advisory" else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def _given(arguments: Any, *names: str) -> dict[str, Any]:
@@ -152,6 +177,15 @@ def _template(arguments: Any) -> dict[str, Any]:
         options["memory_mib"] = arguments.memory
     if arguments.env:
         options["env"] = dict(arguments.env)
+    return options
+
+
+def _whose(arguments: Any) -> dict[str, Any]:
+    options: dict[str, Any] = _given(arguments, "image")
+    if arguments.label:
+        options["labels"] = dict(arguments.label)
+    if arguments.private:
+        options["visibility"] = "private"
     return options
 
 

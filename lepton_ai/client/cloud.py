@@ -89,7 +89,8 @@ class Cloud(Admin):
         """Serves a TOML file, a dict, a model, the file of a saved model, NAME@VERSION, or a deployment anew.
 
         Options: name, replicas (n or (min, max)), survive, cpu_milli, memory_mib, env, secrets, tokens,
-        idle_timeout_s, target_in_flight, command, health, … The same content twice is one release.
+        idle_timeout_s, target_in_flight, command, health, mounts, ports, image, labels, visibility, allowlist, pod, …
+        The same content twice is one release.
 
         Args:
             wait: until the release serves; `say` is told what is waited for.
@@ -137,7 +138,8 @@ class Cloud(Admin):
     def run(self, source_: Any, **options: Any) -> Job:
         """Starts a job: a TOML file, a dict, or a command (words or one text). Returns at once.
 
-        Options: name, workers, retries, ttl_s, cpu_milli, memory_mib, env, secrets.
+        Options: name, workers, retries, job_retries, start_at_ms, rendezvous, ttl_s, cpu_milli, memory_mib, env,
+        secrets, mounts, image, labels, visibility, …
         """
         asked = source.job(source_, options)
         return Job.of(self._send(asked, "POST", "/x/jobs"))
@@ -149,9 +151,19 @@ class Cloud(Admin):
         """The jobs that have not ended; with `all` the others too."""
         return [Job.of(item) for item in self._http.get("/x/jobs", all=all)]
 
-    def stop(self, job: str | Job) -> Job:
-        """Stops a job; what it did is kept until it is removed."""
-        return Job.of(self._http.send("PATCH", f"/x/jobs/{part(_name(job))}", {"stopped": True}, again=True))
+    def stop(self, name: str | Deployment | Job) -> Deployment | Job:
+        """Ends every replica of a deployment, pod or job; what is recorded of it stays, and `start` runs it again."""
+        kind, found = self._owner(_name(name))
+        if kind == "job":
+            return Job.of(self._http.send("PATCH", f"/x/jobs/{part(found)}", {"stopped": True}, again=True))
+        return self._deployment(self._http.send("POST", f"/x/deployments/{part(found)}/stop", again=True))
+
+    def start(self, name: str | Deployment | Job) -> Deployment | Job:
+        """Runs again what was stopped. Raises Conflict for a job that has ended."""
+        kind, found = self._owner(_name(name))
+        if kind == "job":
+            return Job.of(self._http.send("PATCH", f"/x/jobs/{part(found)}", {"stopped": False}, again=True))
+        return self._deployment(self._http.send("POST", f"/x/deployments/{part(found)}/restart"))
 
     def wait(self, job: str | Job, *, say: Say | None = None, timeout_s: float | None = None) -> Job:
         """The job once it has ended: state succeeded, failed or stopped. Raises Timeout."""

@@ -50,7 +50,10 @@ class Plan(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment(Value):
-    """A served workload. `release` is wanted, `serving` takes the traffic (0: none yet)."""
+    """A served workload, or a pod (kind). `release` is wanted, `serving` takes the traffic (0: none yet).
+
+    `image` is "advisory" where nodes run processes; `advisory` holds options that are kept and not enforced.
+    """
 
     kind: str = "deployment"
     name: str = ""
@@ -68,7 +71,12 @@ class Deployment(Value):
     rollout: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
     url: str = ""
+    image: str = ""
     protected: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    visibility: str = "public"
+    created_by: str = ""
+    advisory: dict[str, Any] = field(default_factory=dict)
     price_per_hour: float = 0.0
     currency: str = "USD"
     created_ms: int = 0
@@ -111,8 +119,16 @@ class Job(Value):
     reason: str = ""
     workers: int = 1
     retries: int = 0
+    job_retries: int = 0
+    start_at_ms: int | None = None
+    rendezvous: bool = False
     ttl_s: int | None = None
     stopped: bool = False
+    image: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    visibility: str = "public"
+    created_by: str = ""
+    advisory: dict[str, Any] = field(default_factory=dict)
     active: int = 0
     ready: int = 0
     failed: int = 0
@@ -150,6 +166,8 @@ class Replica(Value):
     last_log: str = ""
     limits: str = ""
     isolation: str = ""
+    image: str = ""
+    ports: list[dict[str, Any]] = field(default_factory=list)
     resources: dict[str, Any] = field(default_factory=dict)
     created_ms: int = 0
 
@@ -182,13 +200,14 @@ class Node(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Value):
-    """A line of `ps`."""
+    """A line of `ps`. `isolation` and `image` say of a replica how it is kept apart, and whether its image runs."""
 
     name: str = ""
     kind: str = ""
     state: str = ""
     replicas: str = ""
     node: str | None = None
+    isolation: str | None = None
     created_ms: int = 0
     reason: str = ""
 
@@ -200,14 +219,30 @@ class Row(Value):
         else:
             count, reason = f"{item.succeeded if item.state in ENDED else item.ready}/{item.workers}", item.reason
         return cls(
-            name=item.name, kind=item.kind, state=item.state, replicas=count, created_ms=item.created_ms, reason=reason
+            name=item.name,
+            kind=item.kind,
+            state=item.state,
+            replicas=count,
+            image=item.image,
+            created_ms=item.created_ms,
+            reason=reason,
         )
 
     @classmethod
     def of_replica(cls, item: Replica) -> Self:
         reason = item.reason or (str(item.exit.get("text", "")) if item.exit else "")
+        notes = [reason] if reason else []
+        if item.image == "advisory":
+            notes.append("image: advisory (the command runs on the host)")
+        notes += [f"port {one['number']} at {item.address}:{one['host_port']}" for one in item.ports if item.address]
         return cls(
-            name=item.name, kind=item.kind, state=item.phase, node=item.node, created_ms=item.created_ms, reason=reason
+            name=item.name,
+            kind=item.kind,
+            state=item.phase,
+            node=item.node,
+            isolation=item.isolation,
+            created_ms=item.created_ms,
+            reason="; ".join(notes),
         )
 
 

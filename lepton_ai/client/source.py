@@ -11,6 +11,7 @@ import hashlib
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,18 @@ from lepton_ai.errors import Invalid, NotFound
 from lepton_ai.spec.base import is_name
 
 Form = dict[str, Any]
-_TOP = ("name", "replicas", "survive", "idle_timeout_s", "target_in_flight", "tokens", "note", "model")
+_WHOSE = ("labels", "visibility", "advisory")
+_TOP = (
+    "name", "replicas", "survive", "idle_timeout_s", "target_in_flight", "tokens", "note", "model", "pod", "spread",
+    "target_requests_per_minute", "allowlist", "balance", *_WHOSE,
+)  # fmt: skip
 _RESOURCES = ("cpu_milli", "memory_mib", "accelerator_milli", "accelerator_type")
 _TEMPLATE = (
     "command", "env", "secrets", "health", "port", "idempotent", "exclusive", "grace_s", "drain_s",
-    "request_timeout_s", "resources",
+    "request_timeout_s", "resources", "image", "shape", "ports", "mounts", "shared_memory_mib", "image_pull_secrets",
+    "nodes",
 )  # fmt: skip
-_JOB = ("name", "workers", "retries", "ttl_s")
+_JOB = ("name", "workers", "retries", "job_retries", "start_at_ms", "rendezvous", "ttl_s", *_WHOSE)
 _OF_A_MODEL = ("command", "image", "blobs", "model", "health", "idempotent", "port")
 """What the server of a model decides: not taken over from one version to the next."""
 
@@ -99,6 +105,9 @@ def job(source: Any, options: Mapping[str, Any]) -> Asked:
         if not words:
             raise Invalid("the command is empty", hint="for example: lepton run 'python job.py'")
         form = {"template": {"command": words}}
+    begin = form.pop("start_at", None)
+    if begin is not None:
+        form["start_at_ms"] = _milliseconds(begin)
     form |= {key: options[key] for key in _JOB if options.get(key) is not None}
     form["template"] = _template(form.get("template"), options)
     return Asked(form, file)
@@ -150,6 +159,14 @@ def _template(base: Any, options: Mapping[str, Any]) -> Any:
     if resources:
         template["resources"] = {**(template.get("resources") or {}), **resources}
     return template
+
+
+def _milliseconds(begin: Any) -> int:
+    """A TOML date and time (this machine's time without an offset), or a datetime, in UTC milliseconds."""
+    if not isinstance(begin, datetime):
+        hint = "write it without quotes: start_at = 2030-01-31T13:10:00+01:00"
+        raise Invalid(f"start_at = {str(begin)[:60]!r} is not a date with a time", hint=hint)
+    return round(begin.timestamp() * 1000)
 
 
 def _packed(model: Any) -> bytes:

@@ -1,0 +1,65 @@
+"""What may be typed as the value of a flag, and what it means. Each raises ArgumentTypeError with an example."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def count(text: str) -> int:
+    """A positive whole number."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def release(text: str) -> int:
+    """`3`, `#3` or `movies#3`."""
+    number = text.rpartition("#")[2]
+    if not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a release (use 3 or movies#3)")
+    return int(number)
+
+
+def bounds(text: str) -> tuple[int, int]:
+    """`2` or `2..8`."""
+    low, dots, high = text.partition("..")
+    if not low.isdigit() or (dots and not high.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of replicas (use 2 or 2..8)")
+    pair = (int(low), int(high) if dots else int(low))
+    if pair[0] > pair[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} has its smaller bound last (use {pair[1]}..{pair[0]})")
+    return pair
+
+
+def mebibytes(text: str) -> int:
+    """`512`, `512MiB`, `2GiB` (also M, G, MB, GB, read as binary) in MiB."""
+    import re
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:(g|t|m)(?:i?b)?)?", text.strip().lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size (use 512MiB or 2GiB)")
+    return max(1, round(float(found[1]) * {"g": 1024, "t": 1024 * 1024}.get(found[2], 1)))
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`KEY=VALUE`."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def moment(text: str, now_s: float | None = None) -> int:
+    """`2030-01-31 13:10` (this machine's time, or with an offset as in ISO 8601), or `90s`, `2h` from now, in UTC ms."""
+    import re
+    import time
+    from datetime import datetime
+
+    if found := re.fullmatch(r"(\d{1,6})([smhd])", text.strip()):
+        seconds = int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
+        return round(((time.time() if now_s is None else now_s) + seconds) * 1000)
+    try:
+        return round(datetime.fromisoformat(text.strip()).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        hint = "use 2030-01-31 13:10, 2030-01-31T13:10+00:00 or 2h"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time ({hint})") from None
