@@ -10,6 +10,7 @@ from typing import Any
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Delete, Op, Record, changed
 from lepton_ai.control.ports import NodeAddress
+from lepton_ai.control.transport import NodeTls
 
 CHANGING = ("cpu_used_milli", "memory_used_mib", "disk_free_mib", "seen_ms")
 
@@ -35,7 +36,15 @@ def _address(record: Record) -> NodeAddress:
         str(record.spec.get("address", "127.0.0.1")),
         port if isinstance(port, int) else 0,
         str(record.spec.get("token_file", "")),
+        _tls(record.spec.get("tls")),
     )
+
+
+def _tls(value: object) -> NodeTls | None:
+    """{"ca", "cert", "key", "host"} of a node beyond this machine. What cannot be read opens nothing."""
+    if not isinstance(value, dict):
+        return None
+    return NodeTls(*(str(value.get(field, "")) for field in ("ca", "cert", "key", "host")))
 
 
 def _one(ctx: Context, record: Record, ops: list[Op]) -> None:

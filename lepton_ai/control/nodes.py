@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from lepton_ai.control.ports import NodeAddress, NodeView
+from lepton_ai.control.transport import Where, failed, where
 from lepton_ai.errors import LeptonError, NotFound, Unavailable
 from lepton_ai.spec.replica import NodeReport, ReplicaSpec
 
@@ -49,10 +50,7 @@ class HttpFleet:
         self._epoch, self._led_s = 0, 0.0
         self._changed: Callable[[], None] = lambda: None
         self._archiving: set[str] = set()
-        self._busy = 0
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="archive")
-        # Agents speak plain HTTP: a client that loads certificates would cost more than what it fetches.
-        self._client = httpx.Client(timeout=httpx.Timeout(5.0, read=LOG_SILENT_S), trust_env=False, verify=False)
         self._ended = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
@@ -71,10 +69,6 @@ class HttpFleet:
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
             self._loop.close()
-        with self._lock:
-            idle = self._busy == 0
-        if idle:  # else the last transfer that is under way does it
-            self._client.close()
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -112,7 +106,7 @@ class HttpFleet:
                 return
             self._archiving.add(uid)
         with contextlib.suppress(RuntimeError):  # closing
-            self._pool.submit(self._keep_and_forget, link.address(), uid, epoch, spec)
+            self._pool.submit(self._keep_and_forget, link, uid, epoch, spec)
 
     async def log(
         self, node: str, uid: str, start_ns: int = 0, end_ns: int | None = None, follow: bool = False
@@ -125,20 +119,23 @@ class HttpFleet:
             link = self._links.get(node)
         if link is None:
             raise Unavailable(f"node {node} is not connected", hint="run: lepton node ls")
-        base, headers = link.address()
+        to = link.where()
         params: dict[str, str] = {"start_ns": str(start_ns), "follow": "true" if follow else "false"}
         if end_ns is not None:
             params["end_ns"] = str(end_ns)
         limit = httpx.Timeout(5.0, read=None if follow else LOG_SILENT_S)
         try:
-            async with httpx.AsyncClient(timeout=limit, trust_env=False, verify=False) as client:
-                async with client.stream("GET", f"{base}/v1/replicas/{uid}/log", params=params, headers=headers) as got:
+            async with httpx.AsyncClient(
+                base_url=to.base, headers=to.headers, timeout=limit, trust_env=False, verify=to.verify()
+            ) as client:
+                path = f"/v1/replicas/{uid}/log"
+                async with client.stream("GET", path, params=params, extensions=to.extensions) as got:
                     _check(node, uid, got.status_code)
                     async for text in got.aiter_lines():
                         if text:
                             yield _line(text)
         except (httpx.HTTPError, OSError) as error:
-            raise Unavailable(f"node {node} broke off: {type(error).__name__}", hint="run: lepton node ls") from error
+            raise Unavailable(f"node {node} broke off: {failed(error)}", hint="run: lepton node ls") from error
 
     # -- within
 
@@ -164,20 +161,19 @@ class HttpFleet:
             if link is not None:
                 self._loop.call_soon_threadsafe(link.begin, method, path, epoch, body)
 
-    def _keep_and_forget(
-        self, address: tuple[str, dict[str, str]], uid: str, epoch: int, spec: ReplicaSpec | None
-    ) -> None:
-        base, headers = address
-        with self._lock:
-            if self._ended.is_set():
-                return
-            self._busy += 1
+    def _keep_and_forget(self, link: _Link, uid: str, epoch: int, spec: ReplicaSpec | None) -> None:
         try:
-            if spec is not None and self._archive is not None:
-                with self._client.stream("GET", f"{base}/v1/replicas/{uid}/log", headers=headers) as got:
-                    if got.status_code == 200:
-                        self._archive(spec, (_line(text) for text in got.iter_lines() if text))
-            self._client.post(f"{base}/v1/replicas/{uid}/forget", headers={**headers, "x-lepton-epoch": str(epoch)})
+            to = link.where()
+            limit = httpx.Timeout(5.0, read=LOG_SILENT_S)
+            with httpx.Client(
+                base_url=to.base, headers=to.headers, timeout=limit, trust_env=False, verify=to.verify()
+            ) as client:
+                if spec is not None and self._archive is not None:
+                    with client.stream("GET", f"/v1/replicas/{uid}/log", extensions=to.extensions) as got:
+                        if got.status_code == 200:
+                            self._archive(spec, (_line(text) for text in got.iter_lines() if text))
+                leader = {"x-lepton-epoch": str(epoch)}
+                client.post(f"/v1/replicas/{uid}/forget", headers=leader, extensions=to.extensions)
         except (httpx.HTTPError, OSError, LeptonError) as error:
             _log.warning("the log of replica %s stays on its node: %s", uid, error)
         except Exception:  # noqa: BLE001 - one broken log must not end the thread
@@ -185,14 +181,10 @@ class HttpFleet:
         finally:
             with self._lock:
                 self._archiving.discard(uid)
-                self._busy -= 1
-                last = self._ended.is_set() and self._busy == 0
-            if last:
-                self._client.close()
 
 
 class _Link:
-    """The connection to one agent. Everything but `view` and `address` belongs to the fleet's event loop."""
+    """The connection to one agent. Everything but `view` and `where` belongs to the fleet's event loop."""
 
     def __init__(self, node: NodeAddress, changed: Callable[[], None], epoch: Callable[[], int]) -> None:
         self.node = node
@@ -207,8 +199,6 @@ class _Link:
     def open(self) -> None:
         if self._closed:
             return
-        limits = httpx.Limits(max_connections=32, max_keepalive_connections=8)
-        self._client = httpx.AsyncClient(timeout=ORDER_S, limits=limits, trust_env=False, verify=False)
         self._spawn(self._watch())
         self._spawn(self._keep_alive())
 
@@ -221,19 +211,28 @@ class _Link:
         if self._client is not None:
             await self._client.aclose()
 
-    def address(self) -> tuple[str, dict[str, str]]:
-        """Base URL and headers. An agent that was restarted may have another port: what it wrote last is true."""
+    def where(self) -> Where:
+        """How it is reached. An agent that was restarted may have another port: what it wrote last is true.
+
+        Raises Unavailable when it may not be reached so.
+        """
         token_file = Path(self.node.token_file)
         address, port = self.node.address, self.node.port
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((token_file.parent / "agent.json").read_bytes())
             address, port = str(record["address"]), int(record["port"])
-        host = f"[{address}]" if ":" in address else address
         try:
             token = token_file.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError):
             token = ""
-        return f"http://{host}:{port}", {"authorization": f"Bearer {token}"}
+        return where(address, port, token, self.node.tls)
+
+    def _http(self, to: Where) -> httpx.AsyncClient:
+        """The client, made when it is first needed. Raises Unavailable when its certificates cannot be used."""
+        if self._client is None:
+            limits = httpx.Limits(max_connections=32, max_keepalive_connections=8)
+            self._client = httpx.AsyncClient(timeout=ORDER_S, limits=limits, trust_env=False, verify=to.verify())
+        return self._client
 
     def begin(self, method: str, path: str, epoch: int, body: bytes | None) -> None:
         if not self._closed:
@@ -241,12 +240,13 @@ class _Link:
 
     async def order(self, method: str, path: str, epoch: int, body: bytes | None = None) -> None:
         """Send one order; a failure is only noted."""
-        assert self._client is not None
-        base, headers = self.address()
-        headers |= {"x-lepton-epoch": str(epoch), "content-type": "application/json"}
         try:
+            to = self.where()
+            headers = {**to.headers, "x-lepton-epoch": str(epoch), "content-type": "application/json"}
             async with self._slots:
-                got = await self._client.request(method, base + path, content=body, headers=headers)
+                got = await self._http(to).request(
+                    method, to.base + path, content=body, headers=headers, extensions=to.extensions
+                )
             if got.status_code >= 400:
                 _log.warning("node %s refused %s %s: %s", self.node.name, method, path, got.text[:300])
                 if method == "PUT" and got.status_code not in NOT_THE_ORDER:
@@ -254,7 +254,7 @@ class _Link:
                         del self.refused[next(iter(self.refused))]
                     self.refused[path.rpartition("/")[2]] = _message(got)
                     self._changed()
-        except (httpx.HTTPError, OSError, RuntimeError) as error:
+        except (httpx.HTTPError, OSError, RuntimeError, LeptonError) as error:
             _log.info("node %s did not take %s %s: %s", self.node.name, method, path, type(error).__name__)
 
     async def _watch(self) -> None:
@@ -267,7 +267,7 @@ class _Link:
             except httpx.ReadTimeout:
                 reason = f"silent for {SILENT_S:g} s"
             except (httpx.HTTPError, OSError) as error:
-                reason = f"its agent does not answer ({type(error).__name__})"
+                reason = f"its agent does not answer ({failed(error)})"
             except LeptonError as error:
                 reason = error.message
             except ValueError as error:
@@ -279,10 +279,10 @@ class _Link:
             pause_s = min(RETRY_MOST_S, pause_s * 2)
 
     async def _follow(self) -> None:
-        assert self._client is not None
-        base, headers = self.address()
-        limit = httpx.Timeout(SILENT_S)
-        async with self._client.stream("GET", f"{base}/v1/watch", headers=headers, timeout=limit) as got:
+        to = self.where()
+        async with self._http(to).stream(
+            "GET", f"{to.base}/v1/watch", headers=to.headers, timeout=SILENT_S, extensions=to.extensions
+        ) as got:
             if got.status_code != 200:
                 raise Unavailable(f"its agent answered {got.status_code}")
             async for text in got.aiter_lines():

@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from lepton_ai.control.transport import NodeTls
 from lepton_ai.spec.replica import NodeReport, ReplicaSpec
 from lepton_ai.spec.route import Routes, RouteStats
 
 
 @dataclass(frozen=True, slots=True)
 class NodeAddress:
-    """Where a node's agent listens; `token_file` holds the token it wants (mode 0600)."""
+    """Where a node's agent listens; `token_file` holds the token it wants (mode 0600). Without `tls` on loopback."""
 
     name: str
     address: str
     port: int
     token_file: str
+    tls: NodeTls | None = None
 
 
 @dataclass(frozen=True, slots=True)

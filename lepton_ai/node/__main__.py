@@ -1,4 +1,4 @@
-"""``python -m lepton_ai.node``: one node's agent as a process of its own, behind HTTP on loopback.
+"""``python -m lepton_ai.node``: one node's agent as a process of its own, behind HTTP on loopback or TLS beyond it.
 
 Writes DIR/agent.json {address, port, pid, start_ticks, boot_id, agent_uid, name, started_ms} when it listens, and
 DIR/agent.token (0600) if there is none. Ends on TERM or INT; its replicas run on.
@@ -30,7 +30,9 @@ from lepton_ai.node.docker import DockerRuntime, answering, socket_of
 from lepton_ai.node.enclose import Enclosure, able, home
 from lepton_ai.node.engine import Engine
 from lepton_ai.node.images import Images
+from lepton_ai.node.inlet import Certificates, Inlet
 from lepton_ai.node.network import SHARED, Network
+from lepton_ai.node.ports import Ports
 from lepton_ai.node.process import ProcessRuntime
 from lepton_ai.node.runtime import Runtime
 from lepton_ai.node.server import Server
@@ -57,26 +59,37 @@ async def _serve(args: argparse.Namespace) -> None:
     folder = Path(args.dir).absolute()
     if not is_name(args.name):
         raise Invalid(f"{args.name!r} cannot be a node's name", hint="use lower-case letters, digits and dashes")
-    if not _is_loopback(args.address):
-        raise Invalid(f"the agent speaks plain HTTP, so not on {args.address}", hint="use --address 127.0.0.1")
+    certificates, inlet = _certificates(args), None
+    tls = None if certificates is None else certificates.context()
+    outer = args.address
+    if not _is_loopback(outer):
+        if certificates is None:
+            hint = "give --tls-cert, --tls-key and --tls-ca, or use --address 127.0.0.1"
+            raise Invalid(f"the agent would speak plain HTTP on {outer}, beyond this machine", hint=hint)
+        # Replicas stay within: others reach them by the inlet.
+        args.address = "::1" if ":" in outer else "127.0.0.1"
+        inlet = Inlet(folder / "inlet", outer, certificates, Ports(outer))
     capacity = Resources(
         cpu_milli=args.cpu_milli,
         memory_mib=args.memory_mib,
         accelerator_milli=args.accelerator_milli,
         accelerator_type=args.accelerator_type,
     )
-    agent = Agent(folder, args.name, capacity, _runtime(args, folder), address=args.address)
+    agent = Agent(folder, args.name, capacity, _runtime(args, folder), address=args.address, inlet=inlet)
     await agent.start()
     if not agent.isolated and sys.platform == "linux" and os.geteuid() == 0 and SHARED.exists():
         # Left from when it was otherwise; not before the folder is this agent's.
         await asyncio.to_thread(Network(folder, args.address, Users(folder.parent / "users.json")).remove)
     # Before listening, as the token is read by whoever sees agent.json.
-    sock = _listen(args.address, args.port, shim.read_record(str(folder / "agent.json")))
+    sock = _listen(outer, args.port, shim.read_record(str(folder / "agent.json")))
     app = Server(agent, _token(folder / "agent.token"))
     config = uvicorn.Config(
         app, loop="asyncio", ws="none", lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=2
     )
     server = _Uvicorn(config)
+    if tls is not None:
+        config.load()
+        config.ssl = tls
     loop = asyncio.get_running_loop()
 
     def end() -> None:
@@ -94,6 +107,16 @@ async def _serve(args: argparse.Namespace) -> None:
         await serving
     finally:
         await agent.close()
+
+
+def _certificates(args: argparse.Namespace) -> Certificates | None:
+    """Raises Invalid when only some of them are given."""
+    given = (args.tls_cert, args.tls_key, args.tls_ca)
+    if not any(given):
+        return None
+    if not all(given):
+        raise Invalid("--tls-cert, --tls-key and --tls-ca go together", hint="give all three, or none")
+    return Certificates(*(Path(path).absolute() for path in given))
 
 
 def _runtime(args: argparse.Namespace, folder: Path) -> Runtime:
@@ -198,7 +221,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-mib", type=int, required=True, help="memory for replicas")
     parser.add_argument("--accelerator-milli", type=int, default=0, help="thousandths of an accelerator")
     parser.add_argument("--accelerator-type", default=None, help="kind of accelerator")
-    parser.add_argument("--address", default="127.0.0.1", help="a loopback address to listen on")
+    parser.add_argument("--address", default="127.0.0.1", help="to listen on; beyond loopback with certificates only")
+    parser.add_argument("--tls-cert", default="", help="PEM file: this node's certificate, by the cell's authority")
+    parser.add_argument("--tls-key", default="", help="PEM file with its key")
+    parser.add_argument("--tls-ca", default="", help="PEM file: the authority; who has no certificate by it is refused")
     parser.add_argument("--isolation", choices=("none", "uid"), default="none", help="of workspaces from each other")
     parser.add_argument("--runtime", type=_runtime_url, default="process://", help="process:// or docker://[SOCKET]")
     parser.add_argument("--images-max-gib", type=int, default=20, help="images beyond this are removed")

@@ -23,6 +23,7 @@ from lepton_ai.blobs.fetch import fetch
 from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.errors import Busy, Conflict, DiskFull, Invalid, NotFound, StaleEpoch, Unavailable
 from lepton_ai.node import launch, shim
+from lepton_ai.node.inlet import Inlet
 from lepton_ai.node.log import LogLine
 from lepton_ai.node.machine import machine
 from lepton_ai.node.metrics import Metrics
@@ -52,6 +53,7 @@ class Agent:
         runtime: turns a replica into a shim's command.
         address: where replicas listen.
         ports_dir: shared by all agents of a machine (default: in the temporary folder).
+        inlet: where other hosts reach what is served, when `address` is one that they do not.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Agent:
         *,
         address: str = "127.0.0.1",
         ports_dir: Path | None = None,
+        inlet: Inlet | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.dir, self.node, self.capacity, self.address = state_dir.absolute(), node_name, capacity, address
@@ -71,6 +74,7 @@ class Agent:
         self.version = 0
         self._runtime: Runtime = runtime or ProcessRuntime(node_name)
         self._ports = Ports(address, ports_dir)
+        self._inlet, self._led = inlet, False
         self._now_ms = now_ms
         self._replicas: dict[str, Replica] = {}
         self._metrics = Metrics()
@@ -102,8 +106,13 @@ class Agent:
         self._cache = LocalBlobs(self.dir / "blobs")
         self.epoch = int((shim.read_record(str(self.dir / "epoch")) or {}).get("epoch", 0))
         (self.dir / "replicas").mkdir(mode=0o700, exist_ok=True)
+        if self._inlet is not None:
+            await asyncio.to_thread(self._inlet.start)
         for folder in sorted((self.dir / "replicas").iterdir()):
             self._adopt(folder)
+        # Not before all are known: what is not would be closed.
+        self._led = True
+        self._changed()
         self._tasks = [asyncio.create_task(self._sample()), asyncio.create_task(self._sweep())]
 
     async def close(self) -> None:
@@ -130,7 +139,7 @@ class Agent:
         self._obey(epoch)
         known = self._replicas.get(spec.uid)
         if known is not None:
-            return known.report()
+            return self._report(known)
         if not _UID.match(spec.uid):
             raise Invalid(f"{spec.uid!r} cannot be a replica's uid", hint="use a UUID")
         if not spec.command and spec.image is None:
@@ -148,7 +157,7 @@ class Agent:
             raise Unavailable(f"node {self.node} cannot write {replica.folder}: {error.strerror}") from error
         self._replicas[spec.uid] = replica
         self._changed()
-        return replica.report()
+        return self._report(replica)
 
     async def stop(self, uid: str, grace_s: float | None, epoch: int, reason: str = "stopped") -> None:
         """End a replica: TERM, then KILL after `grace_s` (None: its own). Idempotent; an unknown uid is fine.
@@ -186,7 +195,7 @@ class Agent:
 
     def usage(self) -> NodeReport:
         """What is so now. Built from memory: no file is read but the disk's free space."""
-        reports = tuple(replica.report() for replica in self._replicas.values())
+        reports = tuple(self._report(replica) for replica in self._replicas.values())
         # Values of our own making: to check them again twice a second would be the agent's largest cost.
         return NodeReport.model_construct(
             node=self.node,
@@ -194,7 +203,7 @@ class Agent:
             agent_uid=self.uid,
             protocol=1,
             time_ms=self._now_ms(),
-            address=self.address,
+            address=self.address if self._inlet is None else self._inlet.address,
             capacity=self.capacity,
             cpu_used_milli=sum(report.cpu_milli for report in reports),
             memory_used_mib=sum(report.memory_mib for report in reports),
@@ -300,6 +309,8 @@ class Agent:
                 targets = {uid: target for uid, one in self._replicas.items() if (target := one.target()) is not None}
                 for uid, use in self._metrics.sample(targets, time.monotonic_ns()).items():
                     self._replicas[uid].use = use
+                if self._inlet is not None:
+                    await asyncio.to_thread(self._inlet.keep)
                 for replica in self._replicas.values():
                     await replica.release()
                     if replica.phase in ("starting", "unready"):
@@ -317,7 +328,13 @@ class Agent:
                 _log.exception("sweeping")
             await asyncio.sleep(SWEEP_S)
 
+    def _report(self, replica: Replica) -> ReplicaReport:
+        report = replica.report()
+        return report if self._inlet is None else self._inlet.shown(replica.spec, report)
+
     def _changed(self) -> None:
+        if self._inlet is not None and self._led:
+            self._inlet.follow((replica.spec, replica.report()) for replica in self._replicas.values())
         self.version += 1
         self._wake.set()
         self._wake = asyncio.Event()

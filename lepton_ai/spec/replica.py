@@ -23,6 +23,13 @@ Phase = Literal[
     "exited",  # ended; `exit` says how
 ]
 FINAL: frozenset[str] = frozenset({"exited"})
+GATEWAY_HOST = "gateway.client"
+"""The name in the certificate by which gateways prove themselves to nodes."""
+
+
+def node_host(node: str) -> str:
+    """The name in a node's certificate."""
+    return f"{node}.node"
 
 
 class FetchBlob(Model):
@@ -127,6 +134,7 @@ class ReplicaReport(Model):
     limits: Literal["cgroup", "rlimit", "none"] = "none"
     isolation: Literal["none", "uid", "container"] = "none"
     ports: tuple[PortMap, ...] = ()
+    tls: bool = Field(default=False, description="address and port speak TLS, with certificates of the cell")
     image: Literal["", "advisory", "used"] = Field(default="", description="advisory: kept, but a process runs")
     cpu_milli: int = 0
     memory_mib: int = 0

@@ -15,6 +15,7 @@ class Endpoint(Model):
     address: str
     port: int = Field(ge=1, le=65535)
     weight: int = Field(default=100, ge=1, le=100_000)
+    host: str = Field(default="", description="it speaks TLS and its certificate has this name; empty: plain")
 
 
 class Backend(Model):

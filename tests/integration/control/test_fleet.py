@@ -24,7 +24,7 @@ from lepton_ai.node import shim
 from lepton_ai.node.agent import Agent
 from lepton_ai.node.server import Server
 from lepton_ai.spec.base import uuid7
-from lepton_ai.spec.replica import ReplicaReport, ReplicaSpec
+from lepton_ai.spec.replica import MountOrder, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Resources
 
 TOKEN = "the agent's token"
@@ -246,16 +246,16 @@ def test_a_wrong_token_and_another_nodes_address_are_said(node: Node, fleet: Htt
 def test_why_a_node_does_not_take_an_order_is_known(node: Node, fleet: HttpFleet) -> None:
     fleet.connect([node.address], 3)
     until(lambda: fleet.nodes()["node-1"].connected)
-    image = spec_of("true", needs_port=False, image="python:3")
-    fleet.apply("node-1", image, 3)
-    until(lambda: image.uid in fleet.nodes()["node-1"].refused)
-    assert "image" in fleet.nodes()["node-1"].refused[image.uid]
+    mounts = spec_of("true", needs_port=False, mounts=(MountOrder(target="/data"),))
+    fleet.apply("node-1", mounts, 3)
+    until(lambda: mounts.uid in fleet.nodes()["node-1"].refused)
+    assert "/data" in fleet.nodes()["node-1"].refused[mounts.uid]
     stale = spec_of("true", needs_port=False)
     fleet.apply("node-1", stale, 2)
     last = spec_of("true", needs_port=False)
     fleet.apply("node-1", last, 3)
     until(lambda: phase(fleet, last.uid) == "exited")
-    assert set(fleet.nodes()["node-1"].refused) == {image.uid}
+    assert set(fleet.nodes()["node-1"].refused) == {mounts.uid}
 
 
 def test_it_ends_in_the_middle_of_everything(node: Node, kept: dict[str, list[str]]) -> None:
