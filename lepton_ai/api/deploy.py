@@ -52,6 +52,8 @@ def deploy(call: Call, form: DeployForm, generation: int | None = None, *, new: 
         if new and call.cell.store.find(call.ws, KIND, form.name) is not None:
             raise exists(form.name)
         decision = decide(call, form, template)
+        if new and decision.record is not None:  # another's, that came between
+            raise exists(form.name)
         now = 0 if decision.record is None else decision.record.generation
         if generation is not None and generation != now and decision.changes:
             hint = f"look at it again, then repeat the change: lepton ps {form.name}"
