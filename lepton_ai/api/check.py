@@ -18,9 +18,9 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse(data: bytes) -> Any:
-    """The JSON value in `data`. Raises Invalid: not JSON, not finite, nested deeper than 32."""
+    """The JSON value in `data`. Raises Invalid: not JSON, not finite, a name given twice, nested deeper than 32."""
     try:
-        value = json.loads(data, parse_constant=_refuse)
+        value = json.loads(data, parse_constant=_refuse, object_pairs_hook=_once)
     except RecursionError:
         raise _too_deep() from None
     except (ValueError, UnicodeDecodeError) as error:
@@ -98,6 +98,16 @@ def _model(annotation: Any) -> type[BaseModel] | None:
             if (found := _model(part)) is not None:
                 return found
     return None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a name that comes twice would mean one thing here and another elsewhere."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"{twice[:80]!r} is given twice")
+    return found
 
 
 def _refuse(text: str) -> None:

@@ -50,6 +50,8 @@ def given(body: object) -> list[Given]:
         ):
             raise Invalid("tags is not a list of short texts", hint=f'for example ["prod"], at most {TAGS_MAX}')
         found.append(Given(name, value, visibility, tags))
+    if not found:
+        raise Invalid("no secret is given", hint='send [{"name": "A", "value": "…"}]')
     names = [item.name for item in found]
     if len(set(names)) != len(names):
         raise Invalid("a secret is given twice", hint="send each name once")
