@@ -14,6 +14,7 @@ from lepton_ai.errors import Invalid
 from lepton_ai.spec.base import Model, Name
 from lepton_ai.spec.container import Allowlist, Balance, Owned
 from lepton_ai.spec.workload import BlobRef, DeploymentSpec, JobSpec, Replicas, Template
+from lepton_ai.wire import shapes
 from lepton_ai.wire.record import environment_name
 
 MODEL_FILE = "model.lepton"
@@ -166,6 +167,9 @@ def written(value: dict[str, Any], what: str) -> Template:
     if not value:
         hint = 'for example: template = {command = ["python", "-m", "http.server", "{port}"]}, or model = "movies@1"'
         raise Invalid(f"{what}: neither a template nor a model is given", hint=hint)
+    shape = value.get("shape")
+    if isinstance(shape, str) and "resources" not in value:
+        value = {**value, "shape": shape.lower(), "resources": shapes.resources(shape).model_dump()}
     template = validated(Template, value, what, ("template",))
     for name in (*template.env, *template.secrets):
         environment_name(name)

@@ -50,7 +50,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def moment(text: str, now_s: float | None = None) -> int:
-    """`2030-01-31 13:10` (this machine's time, or with an offset as in ISO 8601), or `90s`, `2h` from now, in UTC ms."""
+    """`2030-01-31 13:10` (this machine's time, or with an offset as in ISO 8601) or `2h` from now, in UTC ms."""
     import re
     import time
     from datetime import datetime

@@ -159,12 +159,6 @@ def _begun(start_ms: int | None) -> str:
     return f"starts at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(start_ms / 1000))}"
 
 
-def _apart(row: Mapping[str, Any]) -> str:
-    """How a replica is kept apart, and that its image is not what runs where that is so."""
-    parts = [row.get("isolation") or "", "image advisory" if row.get("image") == "advisory" else ""]
-    return ", ".join(part for part in parts if part)
-
-
 def _given(arguments: Any, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 

@@ -223,7 +223,6 @@ class Row(Value):
             kind=item.kind,
             state=item.state,
             replicas=count,
-            image=item.image,
             created_ms=item.created_ms,
             reason=reason,
         )
