@@ -25,6 +25,7 @@ TIMEOUT_S = 400
             },
         ),
         ("api", {"api.lists", "api.pass", "api.memory"}),
+        ("lake", {"15.folder"}),
     ],
 )  # fmt: skip
 def test_the_command_works(name: str, goals: set[str], tmp_path: Path) -> None:
