@@ -134,7 +134,7 @@ def test_scaled_updated_and_restarted_under_requests(lep: Lep) -> None:
         lep("endpoint", "update", "-n", "busy", "--load-balance", "sticky-routing")
         eventually(lambda: "maglev" in (get(lep, "busy")["spec"].get("load_balance_config") or {}), "it is sticky")
         lep("endpoint", "update", "-n", "busy", "--load-balance", "least-request")
-        shown = get(lep, "busy")["spec"]["load_balance_config"]
+        shown = get(lep, "busy")["spec"].get("load_balance_config") or {}
         assert shown.get("maglev") is None, "the other policy was taken back"
     assert not seen.failed, seen.failed
     assert seen.ok > 100
