@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ class FakeCloud:
         if name.startswith("_") or name not in {
             *ANSWERS,
             "delete",
+            "stop",
+            "start",
             "drain",
             "undrain",
             "delete_token",
@@ -206,6 +209,43 @@ def test_the_question_at_a_terminal(
     assert lepton(cell, "rm", "movies") == 0
     assert bool(cell.asked) == changed
     assert "remove movies? [y/N]" in capsys.readouterr().err
+
+
+def test_stop_and_start_take_several_names(cell: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lepton(cell, "stop", "web", "train-x1", "--dry-run") == 0
+    assert {name for name, _, _ in cell.asked} == {"ps"}
+    assert "would stop deployment web" in capsys.readouterr().out
+    cell.asked.clear()
+    assert lepton(cell, "stop", "web", "train-x1") == 2
+    assert cell.asked == []
+    assert lepton(cell, "stop", "web", "train-x1", "--yes") == 0
+    assert lepton(cell, "start", "web") == 0
+    assert [(name, args) for name, args, _ in cell.asked] == [
+        ("stop", ("web",)), ("stop", ("train-x1",)), ("start", ("web",)),
+    ]  # fmt: skip
+    assert capsys.readouterr().out == "stopped web\nstopped train-x1\nstarted web\n"
+
+
+def test_whose_work_is_and_who_may_call_it(cell: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--label", "team=a", "--label", "tier=b", "--private", "--image", "web:1"]
+    assert lepton(cell, "deploy", "web.toml", *words, "--allow", "10.0.0.0/8", "--allow", "::1") == 0
+    options = cell.asked[-1][2]
+    assert (options["labels"], options["visibility"], options["image"]) == (
+        {"team": "a", "tier": "b"},
+        "private",
+        "web:1",
+    )
+    assert options["allowlist"] == ["10.0.0.0/8", "::1"]
+    start = ("--job-retries", "2", "--start-at", "2h", "--detach")
+    assert lepton(cell, "run", "true", *words, *start) == 0
+    options = cell.asked[-1][2]
+    assert (options["labels"], options["visibility"], options["job_retries"]) == (
+        {"team": "a", "tier": "b"},
+        "private",
+        2,
+    )
+    assert options["start_at_ms"] > time.time() * 1000 + 3_600_000
+    capsys.readouterr()
 
 
 def test_a_job_ends_with_its_own_verdict(cell: FakeCloud, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime
 
 import pytest
 
-from lepton_ai.cli import grammar
+from lepton_ai.cli import grammar, values
 from lepton_ai.cli.__main__ import main
 from lepton_ai.cli.grammar import COMMANDS, GROUPS, Usage, parse
 
@@ -150,3 +151,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lepton {__version__}\n"
+
+
+def test_a_moment_is_a_date_or_from_now() -> None:
+    assert values.moment("90s", 1000.0) == 1_090_000
+    assert values.moment("2h", 0.0) == 7_200_000
+    assert values.moment("2030-01-31T13:10+00:00") == 1_896_095_400_000
+    assert values.moment("2030-01-31T14:10+01:00") == 1_896_095_400_000
+    assert values.moment("2030-01-31 13:10") == round(datetime(2030, 1, 31, 13, 10).timestamp() * 1000)
+    for wrong in ("soon", "", "13:10", "2030-02-31 13:10", "99999999h", "2h30m"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a time"):
+            values.moment(wrong)

@@ -187,3 +187,29 @@ def test_any_bytes_are_a_file_or_an_error_of_ours(tmp_path_factory: Any, data: b
         assert isinstance(specfile.read(path).values, dict)
     except LeptonError as error:
         assert str(path) in error.message  # noqa: PT017
+
+
+def test_every_field_of_the_forms_can_be_an_option() -> None:
+    asked = source.deployment(
+        "movies", {"labels": {"a": "b"}, "visibility": "private", "allowlist": ["::1"], "nodes": ["node-1"]}, existing
+    )
+    assert (asked.form["labels"], asked.form["visibility"], asked.form["allowlist"]) == ({"a": "b"}, "private", ["::1"])
+    assert asked.form["template"]["nodes"] == ["node-1"]
+    options: dict[str, Any] = {"job_retries": 2, "rendezvous": True, "labels": {"a": "b"}, "image": "web:1"}
+    job = source.job("true", options).form
+    assert (job["job_retries"], job["rendezvous"], job["labels"]) == (2, True, {"a": "b"})
+    assert job["template"] == {"command": ["true"], "image": "web:1"}
+
+
+def test_a_job_in_a_file_may_say_when_it_starts(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(
+        'start_at = 2030-01-31T13:10:00Z\njob_retries = 1\n[template]\ncommand = ["true"]\n'
+        '[[template.mounts]]\nvolume = "data"\ntarget = "/mnt/data"\n'
+    )
+    form = source.job(path, {}).form
+    assert (form["start_at_ms"], form["job_retries"]) == (1_896_095_400_000, 1)
+    assert form["template"]["mounts"] == [{"volume": "data", "target": "/mnt/data"}]
+    path.write_text('start_at = "tomorrow"\n[template]\ncommand = ["true"]\n')
+    with pytest.raises(Invalid, match="is not a date with a time"):
+        source.job(path, {})
