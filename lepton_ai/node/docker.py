@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -157,26 +158,23 @@ class DockerRuntime:
     def release(self, spec: ReplicaSpec, groups: tuple[str, ...]) -> bool:
         """Remove what is left of a container, also one that nobody watches any more."""
         self._fetched.pop(spec.uid, None)
-        if spec.uid not in self._begun and spec.image is None:
-            return True
+        self._begun.discard(spec.uid)  # it has ended: what cannot be removed here, a sweep may
         contain.unstage([str(path) for path in STAGE.glob(f"{contain.STAGED}{spec.uid}-*")])
-        if self._network is not None:
-            self._network.close(spec.uid)
         try:
+            if self._network is not None:
+                self._network.close(spec.uid)
             for left in self._containers(spec.uid):
                 self._remove(left)
-            gone = not self._containers(spec.uid)
+            return not self._containers(spec.uid)
         except LeptonError as error:
             _log.warning("replica %s: %s", spec.uid, error)
             return False
-        if gone:
-            self._begun.discard(spec.uid)
-        return gone
 
     def sweep(self, live: Collection[str]) -> None:
         """Containers and networks that no replica has, and images that are too old or too many."""
-        keep = self._begun | set(live)
-        for left in self._listed():
+        found = self._listed()
+        keep = self._begun | set(live)  # looked at afterwards: what is being started is in it before it is there
+        for left in found:
             if left["Labels"].get(f"{LABEL}uid") not in keep:
                 _log.warning("removing container %s: no replica has it", left["Names"])
                 self._remove(left["Id"])
@@ -195,6 +193,7 @@ class DockerRuntime:
         self, spec: ReplicaSpec, image: Image, folder: Path, argv: list[str], env: Mapping[str, str]
     ) -> dict[str, Any]:
         memory = spec.resources.memory_mib << 20
+        files = min(NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         shared_mib = spec.shared_memory_mib or max(MIN_FILES_MIB, spec.resources.memory_mib // 2)
         host = {
             "Memory": memory,
@@ -206,7 +205,7 @@ class DockerRuntime:
             "CapAdd": list(RIGHTS),
             "SecurityOpt": ["no-new-privileges"],
             "Ulimits": [
-                {"Name": "nofile", "Soft": NOFILE, "Hard": NOFILE},
+                {"Name": "nofile", "Soft": files, "Hard": files},
                 {"Name": "core", "Soft": 0, "Hard": 0},
             ],
             "CgroupnsMode": "private",
