@@ -11,11 +11,12 @@ from starlette.routing import Route
 
 from lepton_ai.api.call import BASE, Call, Router, admit, answer, guarded
 from lepton_ai.api.cell import Cell
+from lepton_ai.api.holdings import hold, holds
 from lepton_ai.api.lanes import lanes
 from lepton_ai.api.shares import run_in_threadpool
 from lepton_ai.api.upload import Upload
 from lepton_ai.blobs import ticket
-from lepton_ai.errors import Corrupt, Invalid
+from lepton_ai.errors import Corrupt, Invalid, NotFound
 
 BLOB_BYTES_MAX = 64 << 30
 
@@ -27,7 +28,9 @@ def add(router: Router, cell: Cell) -> None:
         if given is not None:
             ticket.verify(cell.blob_key, digest, given, cell.store.now_ms())
         else:
-            await run_in_threadpool(admit, cell, request, "read")
+            who = await run_in_threadpool(admit, cell, request, "read")
+            if not await run_in_threadpool(holds, cell, who.workspace, digest):
+                raise NotFound(f"there is no blob {digest[:80]}", hint="upload it first: PUT x/blobs/DIGEST")
         path = await run_in_threadpool(cell.blobs.path, digest)
         headers = {"cache-control": "no-store", "etag": f'"{digest}"'}
         return FileResponse(path, media_type="application/octet-stream", headers=headers)
@@ -41,12 +44,11 @@ async def _put(call: Call) -> Response:
     upload = Upload(call.request, BLOB_BYTES_MAX)
 
     def receive() -> dict[str, object]:
-        known = call.cell.blobs.has(digest)
         try:
             blob = call.cell.blobs.put(upload, digest=digest)
         except Corrupt as error:  # what came is not what was named: the caller's to mend, nothing here is broken
             raise Invalid(error.message, hint="name the digest of the bytes, or send them again") from None
-        if not known:
+        if hold(call.cell, call.ws, digest):
             call.note("upload", "blob", digest, size_bytes=blob.size_bytes)
         return {"digest": blob.digest, "size_bytes": blob.size_bytes}
 

@@ -12,6 +12,7 @@ from lepton_ai.api import models, sight
 from lepton_ai.api.call import Call, missing, retried
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.form import DeployForm, is_token, serving, written
+from lepton_ai.api.holdings import holds
 from lepton_ai.api.place import possible
 from lepton_ai.control.routes import endpoint_context
 from lepton_ai.errors import Conflict, Invalid, NotFound
@@ -184,7 +185,7 @@ def check(call: Call, template: Template) -> None:
             hint = "make it first: lep secret, or leave image_pull_secrets out"
             raise NotFound(f"there is no image-pull secret {name[:80]!r}", hint=hint, details={"name": name[:255]})
     for blob in template.blobs:
-        if not cell.blobs.has(blob.digest):
+        if not holds(cell, ws, blob.digest):
             hint = f"upload it first: PUT x/blobs/{blob.digest}"
             raise NotFound(f"there is no blob {blob.digest}", hint=hint, details={"kind": "blob", "name": blob.digest})
     for mount in template.mounts:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from lepton_ai.api.call import Call, Router, answer
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.form import MODEL_FILE
+from lepton_ai.api.holdings import hold
 from lepton_ai.api.lanes import lanes
 from lepton_ai.api.upload import Upload
 from lepton_ai.errors import Invalid, NotFound
@@ -58,10 +59,10 @@ def version(cell: Cell, ws: str, ref: str, *, planning: bool = False) -> ModelVe
 
 def provide(cell: Cell, ws: str, item: ModelVersion) -> None:
     """Puts the bytes of a version where nodes fetch from, unless they are there. Raises Corrupt, DiskFull."""
-    if cell.blobs.has(item.digest):
-        return
-    path = open_lake(cell.lake_url(ws)).objects.path(item.key)
-    cell.blobs.put(path, digest=item.digest, size_bytes=item.size_bytes)
+    if not cell.blobs.has(item.digest):
+        path = open_lake(cell.lake_url(ws)).objects.path(item.key)
+        cell.blobs.put(path, digest=item.digest, size_bytes=item.size_bytes)
+    hold(cell, ws, item.digest)
 
 
 def blob(item: ModelVersion) -> BlobRef:

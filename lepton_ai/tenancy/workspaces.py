@@ -23,7 +23,7 @@ WORK = ("deployment", "job")
 TRUST = "its workloads run as the same user as yours and can read your files and secrets"
 KINDS = (
     "secret", "registry", "template", "permission", "datasource", "ingress", "archive", "release", "replica", "answer",
-    "tombstone",
+    "tombstone", "blob",
 )  # fmt: skip
 """What is recorded of a workspace besides its work and its tokens."""
 
