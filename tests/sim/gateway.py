@@ -146,19 +146,21 @@ class FakeGateway:
 
     # -- within
 
-    def _begin(self, request: Request, route: Route | None, ports: Mapping[int, Copy]) -> None:
+    def _begin(self, request: Request, route: Route | None, ports: Mapping[tuple[str, int], Copy]) -> None:
         self._last_ms[request.key] = self.clock.now_ms()
         if route is None:
             self._fail(request, "no route")
         elif self._place(request, route, ports):
             self._requests.append(request)
 
-    def _place(self, request: Request, route: Route, ports: Mapping[int, Copy], again: Copy | None = None) -> bool:
+    def _place(
+        self, request: Request, route: Route, ports: Mapping[tuple[str, int], Copy], again: Copy | None = None
+    ) -> bool:
         """Find it an endpoint; whether it goes on (running or held)."""
         ends = self._choose(route)
         self.rng.shuffle(ends)
         for end in ends:
-            copy = ports.get(end.port)
+            copy = ports.get((end.address, end.port))
             if copy is None or copy is again:
                 continue
             if copy.spec.owner != route.name or copy.spec.workspace != route.workspace:
@@ -180,9 +182,9 @@ class FakeGateway:
     def _choose(self, route: Route) -> list[Endpoint]:
         return [end for backend in route.backends for end in backend.endpoints]
 
-    def _listening(self) -> dict[int, Copy]:
+    def _listening(self) -> dict[tuple[str, int], Copy]:
         return {
-            copy.port: copy
+            (machine.address, copy.port): copy
             for machine in self.machines.values()
             if machine.powered and not machine.dark
             for copy in machine.copies.values()

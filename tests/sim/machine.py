@@ -106,8 +106,8 @@ class Copy:
 class Machine:
     """One node. `cut`: control does not reach it; `dark`: callers do not either."""
 
-    def __init__(self, name: str, clock: FakeClock, ports: Ports, capacity: Resources) -> None:
-        self.name, self.capacity = name, capacity
+    def __init__(self, name: str, clock: FakeClock, ports: Ports, capacity: Resources, address: str = ADDRESS) -> None:
+        self.name, self.capacity, self.address = name, capacity, address
         self._clock, self._ports = clock, ports
         self.copies: dict[str, Copy] = {}
         self.powered, self.agent, self.cut, self.dark = True, True, False, False
@@ -171,7 +171,7 @@ class Machine:
                 agent_uid=f"agent-{self.name}-{self._starts}",
                 protocol=1,
                 time_ms=self._clock.now_ms(),
-                address=ADDRESS,
+                address=self.address,
                 capacity=self.capacity,
                 cpu_used_milli=0,
                 memory_used_mib=0,
@@ -319,7 +319,7 @@ class Machine:
             uid=copy.spec.uid,
             phase=copy.phase,
             reason=copy.reason,
-            address=ADDRESS if copy.port is not None else None,
+            address=self.address if copy.port is not None else None,
             port=copy.port,
             pid=None if ended else copy.pid,
             started_ms=copy.started_ms,

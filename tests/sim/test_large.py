@@ -140,8 +140,11 @@ def test_a_pass_with_very_many_changes_stops_early_and_the_next_goes_on(cell: Ce
     for name in names:
         world.person.deploy(name, resources={"cpu_milli": 100, "memory_mib": 100})
     begun: list[int] = []
+    turns: list[int] = []
     for _ in range(5):
         world.controls[0].step(always=True)
+        turns.append(world.controls[0].loop._memory.turn)
         begun.append(len({item.owner_uid for item in world.store.list("replica")}))
     assert begun == [5, 10, 15, 20, 23]
+    assert turns == [5, 10, 15, 20, 0]  # where the next pass begins
     world.until(lambda: _ready(world, names), 20)

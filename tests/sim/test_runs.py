@@ -141,6 +141,35 @@ class TestRuns:
         assert (status["runs"], status["succeeded"], status["failed"]) == (2, 2, 0)
         assert "retrying -> " in " ".join(world.notes.of("job/gang", "State"))
 
+    def test_every_run_begins_with_all_workers_at_once(self, cell: Cell) -> None:
+        world = cell(3)
+        world.person.run("gang", "exit=0@60000", workers=3, job_retries=5)
+        begun: dict[int, set[int]] = {}
+        for run in range(1, 6):
+            world.until(lambda run=run: world.job("gang").get("runs") == run and len(world.copies("gang")) == 3, 90)
+            begun[run] = {copy.begun_ms for _, copy in world.copies("gang")}
+            world.run(1)
+            node, copy = next((n, c) for n, c in world.copies("gang") if c.spec.worker == 1)
+            world.machines[node].crash(copy.spec.uid)
+            world.step()
+        assert {run: len(moments) for run, moments in begun.items()} == dict.fromkeys(range(1, 6), 1)
+
+    def test_what_comes_back_of_an_earlier_run_is_ended(self, cell: Cell) -> None:
+        world = cell(4)
+        world.person.run("gang", "exit=0@600000", workers=2, job_retries=1, resources=BIG)
+        world.until(lambda: len(world.copies("gang")) == 2, 10)
+        (lost, old), (_, other) = world.copies("gang")
+        world.machines[lost].partition()
+        world.until(lambda: len(world.copies("gang")) == 3, 40)  # another try of the one that is away
+        node = next(node for node, copy in world.copies("gang") if copy is other)
+        world.machines[node].crash(other.spec.uid)
+        world.until(lambda: world.job("gang")["runs"] == 2 and len(world.copies("gang")) == 3, 20)
+        world.machines[lost].heal()
+        world.until(lambda: not old.lives, 10)
+        world.run(3)
+        assert len(world.copies("gang")) == 2
+        assert world.job("gang")["state"] == "running"
+
     def test_a_stop_ends_the_tries_and_a_start_gives_all_of_them_again(self, cell: Cell) -> None:
         world = cell()
         world.person.run("count", "exit=3@1000", job_retries=1)

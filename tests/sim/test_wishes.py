@@ -162,6 +162,18 @@ class TestPorts:
         world.run(3)
         assert world.at_rest() == []
 
+    def test_on_hosts_of_their_own_one_after_the_other_is_replaced(self, cell: Cell) -> None:
+        world = cell(3, hosts=True)
+        up(world, "movies", 3, port=8080, resources=SMALL, idempotent=True)
+        assert set(world.nodes_of("movies").values()) == {1}
+        world.call("movies", 6)
+        world.run(2)
+        world.watch_lowest("movies")
+        world.person.release("movies", "start=3000", port=8080, resources=SMALL, idempotent=True)
+        world.until(lambda: world.ready("movies", 3, 2), 60)
+        assert world.lowest["movies"] == 2  # there is no fourth host
+        assert world.gateway.failed == []
+
     def test_one_that_cannot_start_is_taken_back(self, cell: Cell) -> None:
         world = cell(2)
         up(world, "movies", 1, port=8080, resources=SMALL)

@@ -39,6 +39,7 @@ class World:
         options: Options | None = None,
         capacity: Resources = NODE,
         reuse_ports: bool = True,
+        hosts: bool = False,
     ) -> None:
         self.seed, self.rng = seed, random.Random(seed)
         self.clock = FakeClock()
@@ -50,7 +51,10 @@ class World:
         self.machines: dict[str, Machine] = {}
         for number in range(1, nodes + 1):
             name = f"node-{number}"
-            self.machines[name] = Machine(name, self.clock, ports, capacity)
+            if hosts:  # each with an address, and so with ports, of its own
+                self.machines[name] = Machine(name, self.clock, Ports(reuse_ports), capacity, f"10.0.1.{number}")
+            else:
+                self.machines[name] = Machine(name, self.clock, ports, capacity)
             self.store.create("system", "node", name, {"address": "127.0.0.1", "port": number, "token_file": ""})
         self.network = Network(self.clock, self.machines, random.Random(seed + 1))
         self.gateway = FakeGateway(self.clock, self.machines, random.Random(seed + 2), passing=self._move)
