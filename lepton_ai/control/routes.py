@@ -11,6 +11,7 @@ from lepton_ai.control import replicas
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Record
 from lepton_ai.errors import LeptonError
+from lepton_ai.spec.replica import node_host
 from lepton_ai.spec.route import Backend, Endpoint, HostRoute, HostTarget, Route, Routes
 from lepton_ai.spec.workload import DeploymentSpec
 
@@ -71,8 +72,7 @@ def _route(ctx: Context, record: Record) -> Route:
     copies = ctx.mirror.owned("replica", record.uid)
     by_release: dict[int, list[Endpoint]] = defaultdict(list)
     for copy in _callable(ctx, record, copies):
-        address, port = str(copy.status["address"]), int(copy.status["port"])
-        by_release[int(copy.spec["release"])].append(Endpoint(replica=copy.uid, address=address, port=port))
+        by_release[int(copy.spec["release"])].append(_endpoint(copy))
     # By the number of replicas, so that an exchange of releases moves the load as it moves the capacity.
     backends = [
         Backend(release=number, weight=SHARE * len(ends), endpoints=tuple(ends))
@@ -101,6 +101,13 @@ def _route(ctx: Context, record: Record) -> Route:
         allowlist=spec.allowlist.networks,
         balance=spec.balance,
     )
+
+
+def _endpoint(copy: Record) -> Endpoint:
+    # What its node says with its certificate, not what its address is, tells which node it is.
+    host = node_host(str(copy.spec["node"])) if copy.status.get("tls") else ""
+    address, port = str(copy.status["address"]), int(copy.status["port"])
+    return Endpoint(replica=copy.uid, address=address, port=port, host=host)
 
 
 def _callable(ctx: Context, record: Record, copies: list[Record]) -> list[Record]:

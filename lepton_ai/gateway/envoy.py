@@ -29,6 +29,7 @@ from lepton_ai.gateway.files import Files
 from lepton_ai.gateway.listener import Listen
 from lepton_ai.gateway.resources import Rendered, Resource, render, version
 from lepton_ai.gateway.stats import PATTERN, Stats
+from lepton_ai.gateway.upstream import Upstream
 from lepton_ai.gateway.validate import validate
 from lepton_ai.spec.route import Routes, RouteStats
 
@@ -53,13 +54,21 @@ class EnvoyGateway:
         count: Envoys that share the port (numbered from 1).
         hold_s: how long the activator may hold a request.
         confirm_s: how long a running Envoy may take to accept a change.
+        upstream: how replicas on other hosts are spoken to; without it there are none.
     """
 
     def __init__(
-        self, folder: Path, listen: Listen, count: int = 2, *, hold_s: float = 120.0, confirm_s: float = 10.0
+        self,
+        folder: Path,
+        listen: Listen,
+        count: int = 2,
+        *,
+        hold_s: float = 120.0,
+        confirm_s: float = 10.0,
+        upstream: Upstream | None = None,
     ) -> None:
         self.listen = listen
-        self._files = Files(Path(folder))
+        self._files = Files(Path(folder), upstream)
         self._hold_s = hold_s
         self._confirm_s = confirm_s
         self._admins = [Admin(self._files.admin_socket(number)) for number in range(1, count + 1)]

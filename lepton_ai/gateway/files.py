@@ -11,13 +11,14 @@ from typing import Any
 from lepton_ai.errors import Corrupt, DiskFull
 from lepton_ai.gateway.resources import Paths, Rendered, Resource, endpoints_file, version
 from lepton_ai.gateway.sockets import sockets
+from lepton_ai.gateway.upstream import Upstream
 
 
 class Files:
     """The gateway's folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+    def __init__(self, folder: Path, upstream: Upstream | None = None) -> None:
+        self.folder, self._upstream = folder.absolute(), upstream
         self.endpoints = self.folder / "endpoints"
         for path in (self.folder, self.endpoints):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -31,7 +32,7 @@ class Files:
 
     def paths(self) -> Paths:
         """What the resources must name."""
-        return Paths(str(self.routes), str(self.endpoints), str(self.activator_socket()))
+        return Paths(str(self.routes), str(self.endpoints), str(self.activator_socket()), self._upstream)
 
     def admin_socket(self, number: int) -> Path:
         return self.sockets / f"envoy-{number}.sock"

@@ -10,7 +10,6 @@ endpoints in a file of its own; clusters, routes and listener are one file each.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import math
 import re
@@ -21,6 +20,8 @@ from typing import Any
 from lepton_ai.errors import Invalid
 from lepton_ai.gateway.guards import guards, network
 from lepton_ai.gateway.listener import ADMITTED, Listen, listener
+from lepton_ai.gateway.upstream import Upstream, marks
+from lepton_ai.gateway.upstream import check as check_endpoint
 from lepton_ai.spec.route import Backend, Endpoint, HostRoute, Route, Routes
 
 Resource = dict[str, Any]
@@ -36,6 +37,7 @@ class Paths:
     routes: str
     endpoints: str
     activator: str
+    upstream: Upstream | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def render(routes: Routes, listen: Listen, paths: Paths, *, hold_s: float = 0.0)
     clusters: list[Resource] = []
     endpoints: dict[str, Resource] = {}
     for route in sorted(routes.routes, key=lambda item: (item.workspace, item.name)):
-        check(route)
+        check(route, paths.upstream)
         if (route.workspace, route.name) in seen:
             raise Invalid(f"route {route.workspace}/{route.name} is there twice", hint="name each route once")
         seen.add((route.workspace, route.name))
@@ -100,7 +102,7 @@ _DOMAIN = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z
 _PATH = re.compile(r"/[\x21-\x7e]{0,2047}\Z")
 
 
-def check(route: Route) -> None:
+def check(route: Route, upstream: Upstream | None = None) -> None:
     """Raises Invalid for what Envoy would refuse or, worse, understand in another way."""
     label = f"route {route.workspace}/{route.name}"
     if not (math.isfinite(route.request_timeout_s) and 0 <= route.request_timeout_s <= 86_400):
@@ -118,13 +120,7 @@ def check(route: Route) -> None:
     if len(set(releases)) != len(releases):
         raise Invalid(f"{label}: a release is there twice", hint="name each release once")
     for endpoint in (endpoint for backend in route.backends for endpoint in backend.endpoints):
-        try:
-            ipaddress.ip_address(endpoint.address)
-        except ValueError:
-            raise Invalid(
-                f"{label}: address {endpoint.address!r} of replica {endpoint.replica} is not an IP address",
-                hint="give the node a numeric address",
-            ) from None
+        check_endpoint(endpoint, upstream)
 
 
 def backends_of(route: Route) -> tuple[Backend, ...]:
@@ -301,6 +297,7 @@ def cluster(name: str, route: Route, paths: Paths) -> Resource:
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "circuit_breakers": {"thresholds": [{"priority": "DEFAULT", **limits}, {"priority": "HIGH", **limits}]},
         "health_checks": [health_check(route.health_path)],
+        **({"transport_socket_matches": paths.upstream.matches()} if paths.upstream else {}),
         # A removed endpoint takes no new request at once, also while it is still healthy (it drains).
         "ignore_health_on_host_removal": True,
         "outlier_detection": outlier_detection(),
@@ -404,8 +401,13 @@ def assignment(name: str, route: Route, backend: Backend, paths: Paths) -> Resou
 
 def host(endpoint: Endpoint) -> Resource:
     """One endpoint, with its weight among its peers."""
-    address = {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}}
-    return {"endpoint": {"address": address}, "load_balancing_weight": endpoint.weight}
+    made: Resource = {
+        "address": {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}},
+    }
+    if not endpoint.host:
+        return {"endpoint": made, "load_balancing_weight": endpoint.weight}
+    made["hostname"] = endpoint.host
+    return {"endpoint": made, "metadata": marks(), "load_balancing_weight": endpoint.weight}
 
 
 def activator_host(path: str) -> Resource:

@@ -20,7 +20,9 @@ import pytest
 
 from lepton_ai.gateway.envoy import EnvoyGateway, Published
 from lepton_ai.gateway.listener import Listen
+from lepton_ai.gateway.upstream import Upstream
 from lepton_ai.spec.route import Backend, Endpoint, Route, Routes
+from lepton_ai.tenancy.authority import Authority
 
 BACKEND = r"""
 import asyncio, json, sys
@@ -153,10 +155,10 @@ class Load:
 class Place:
     """The gateway under test with everything that it needs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, upstream: Upstream | None = None) -> None:
         self.folder = folder
         self.port = free_port()
-        self.gateway = EnvoyGateway(folder, Listen("127.0.0.1", self.port))
+        self.gateway = EnvoyGateway(folder, Listen("127.0.0.1", self.port), upstream=upstream)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.replicas: list[Replica] = []
         self.loads: list[Load] = []
@@ -244,6 +246,18 @@ def make_route(name: str, *releases: list[Replica], weights: tuple[int, ...] = (
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path / "gateway")
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Place]:
+    """A gateway with certificates by the authority in tmp_path/tls."""
+    authority = Authority(tmp_path / "tls", "test")
+    pair = authority.client("gateway")
+    made = Place(tmp_path / "gateway", Upstream(str(authority.ca), str(pair.cert), str(pair.key)))
     try:
         yield made
     finally:
