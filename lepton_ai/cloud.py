@@ -16,11 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
-
-import psutil
 
 from lepton_ai.client import Cloud
+from lepton_ai.control import hosts
 from lepton_ai.control.folder import NODES, State, read
 from lepton_ai.errors import Conflict, Invalid, LeptonError, NotFound, Timeout, Unauthorized, Unavailable, Unsupported
 from lepton_ai.gateway.envoy import EnvoyGateway
@@ -39,9 +37,8 @@ from lepton_ai.store import Store
 from lepton_ai.tenancy import Access, load_key
 
 READY_S = 60.0
-MEMORY_SHARE = 0.7
-"""of the machine's memory that is promised to replicas; the rest is the cell's own and everybody else's"""
-NODES_MAX = 64
+ARRIVE_S = 5.0
+"""so long `up` waits for agents of other hosts before it says how they are started"""
 _KEPT_ENV = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 Say = Callable[[str], None]
@@ -54,7 +51,8 @@ def up(
 
     Args:
         settings: default: what `lepton config` shows.
-        nodes: agents, each with an equal share of this machine (default: the setting `cluster`).
+        nodes: agents, each with an equal share of this machine (default: the setting `cluster`). Of a cluster of
+            other hosts it starts none, and says what is to be done there.
         say: is told what is waited for.
 
     Raises:
@@ -68,14 +66,19 @@ def up(
     if settings.runtime != "process://":
         raise Unsupported(f"runtime = {settings.runtime} is not part of this release", hint="use process://")
     path = settings.home / "cells" / name
-    _check_isolation(settings, path)
+    remote = hosts.hosts(settings.cluster)
+    if remote and nodes is not None:
+        raise Invalid(f"cluster = {settings.cluster} names its nodes", hint="leave --nodes out")
+    if not remote:
+        _check_isolation(settings, path)
     with _locked(path):
-        state = _state(path, name, settings, nodes if nodes is not None else _nodes(settings.cluster))
+        state = _state(path, name, settings, nodes if nodes is not None else hosts.local(settings.cluster))
         token = _prepare(state)
         _launch(state, say)
     cloud = Cloud(state.api_url, token, settings.workspace)
     try:
         _await(state, cloud, say)
+        _await_hosts(state, cloud, say)
     except BaseException:
         cloud.close()
         raise
@@ -98,6 +101,9 @@ def down(name: str = "local", *, settings: Settings | None = None, purge: bool =
         _end([system / "control"])
         _end([*system.glob("node-*")])
         _end([*path.glob("nodes/*/replicas/*")], "lost: the cell was stopped")
+        with contextlib.suppress(LeptonError):  # also what cannot be read can be ended
+            for host in hosts.afar(read(path)):
+                say(f"what runs on {host.address} runs on: end it there")
         _end([*system.glob("*")])
         if sys.platform == "linux" and os.geteuid() == 0 and SHARED.exists():
             for folder in path.glob("nodes/*"):
@@ -154,11 +160,7 @@ def _check_isolation(settings: Settings, path: Path) -> None:
 def _state(path: Path, name: str, settings: Settings, nodes: int) -> State:
     """The cell's state: what it was, with this call's settings; or a new one."""
     before = read(path)
-    if not 1 <= nodes <= NODES_MAX:
-        raise Invalid(f"{nodes} nodes cannot be made", hint=f"use 1 to {NODES_MAX}")
-    if before is not None and nodes < len(before.nodes):
-        hint = f"drain what is too many (lepton node drain), or start anew: lepton down {name} --purge"
-        raise Invalid(f"cell {name} has {len(before.nodes)} nodes, not {nodes}", hint=hint)
+    hosts.check(before, settings.cluster, nodes)
     running = before is not None and _running(before, "control")
     api_port = _port("api", settings.api_host, settings.api_port, before.api_port if before else 0, running)
     gateway = before is not None and any(_running(before, f"envoy-{n}") for n in range(1, settings.gateways + 1))
@@ -190,14 +192,7 @@ def _prepare(state: State) -> str:
     load_key(state.key_path)
     state.lake_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # so that a client on this machine finds it at once
     with Store.open(state.store_url) as store:
-        for name in state.nodes:
-            folder = state.node_dir(name)
-            spec = {
-                "address": "127.0.0.1",
-                "port": 0,
-                "token_file": str(folder / "agent.token"),
-                "capacity": _share(len(state.nodes)),
-            }
+        for name, spec in hosts.specs(state).items():
             record = store.find(NODES, "node", name)
             if record is None:
                 store.create(NODES, "node", name, {**spec, "unschedulable": False})
@@ -225,20 +220,6 @@ def _token(state: State, access: Access) -> str:
     return text
 
 
-def _share(nodes: int) -> dict[str, int]:
-    """What one of `nodes` equal shares of this machine gives to replicas."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory_mib = psutil.virtual_memory().total >> 20
-    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        with contextlib.suppress(OSError, ValueError):
-            memory_mib = min(memory_mib, int(limit.read_text()) >> 20)
-    # Rounded down to what people read at a glance.
-    return {
-        "cpu_milli": max(50, cores * 1000 // nodes),
-        "memory_mib": max(64, int(memory_mib * MEMORY_SHARE / nodes) // 64 * 64),
-    }
-
-
 # -- its processes
 
 
@@ -250,7 +231,7 @@ def _launch(state: State, say: Say) -> None:
     for number in range(1, settings.gateways + 1):
         workloads[f"envoy-{number}"] = _system(state, gateway.argv(number), grace_s=5)
     workloads["activator"] = _system(state, gateway.activator_argv(), grace_s=2)
-    share = _share(len(state.nodes))
+    share = hosts.share(len(state.nodes))
     for name in state.nodes:
         limits = [f"--cpu-milli={share['cpu_milli']}", f"--memory-mib={share['memory_mib']}"]
         limits.append(f"--isolation={settings.isolation}")
@@ -324,6 +305,20 @@ def _waits_for(state: State, cloud: Cloud, listen: Listen) -> str:
     return "the gateway"
 
 
+def _await_hosts(state: State, cloud: Cloud, say: Say) -> None:
+    """Give agents on other hosts a moment; say what is to be done for those that do not come. They may come later."""
+    awaited = {host.name: host for host in hosts.afar(state)}
+    deadline_s = time.monotonic() + ARRIVE_S
+    while absent := [node for node in cloud.nodes() if node.name in awaited and node.state == "unreachable"]:
+        if time.monotonic() > deadline_s:
+            break
+        time.sleep(0.05)
+    for node in absent:
+        say(f"{node.name} is not there ({node.reason}): {hosts.advice(state, awaited[node.name])}")
+    if lack := hosts.lacks(state):
+        say(lack)
+
+
 def _last_words(state: State) -> str:
     """The last line of the control plane's log, when it does not stay up."""
     found = ReplicaLog(state.system_dir("control") / "log").last()
@@ -361,16 +356,6 @@ def _free(host: str, port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def _nodes(cluster: str) -> int:
-    parts = urlsplit(cluster)
-    text = parse_qs(parts.query).get("nodes", ["3"])[0]
-    if parts.scheme != "local":
-        raise Unsupported(f"cluster = {cluster} is not part of this release", hint="use local://?nodes=3")
-    if not text.isdigit():
-        raise Invalid(f"cluster = {cluster}: nodes={text} is not a number", hint="use local://?nodes=3")
-    return int(text)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ class Settings:
     )
     cluster: str = field(
         default="local://?nodes=3",
-        metadata={"help": "local://?nodes=N (shares of this machine) or static://HOST:PORT,… (running agents)"},
+        metadata={"help": "local://?nodes=N (shares of this machine) or static://ADDRESS:PORT,… (other hosts)"},
     )
     gateways: int = field(default=2, metadata={"help": "Envoy processes that share the gateway's port"})
     api_host: str = field(default="127.0.0.1", metadata={"help": "address the API listens on"})

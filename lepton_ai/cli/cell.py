@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lepton_ai.cli import render
-from lepton_ai.errors import Invalid
 
 if TYPE_CHECKING:
     from lepton_ai.cli.session import Session
@@ -15,13 +14,15 @@ if TYPE_CHECKING:
 def up(session: Session) -> None:
     """Start the cell, or finish starting it; what already runs is adopted."""
     from lepton_ai import cloud
+    from lepton_ai.control import hosts
 
     settings = _kept(session)
-    nodes = session.arguments.nodes or _nodes(settings.cluster)
+    nodes = session.arguments.nodes or hosts.local(settings.cluster) or None
     if session.arguments.dry_run:
         verb = "adopt what runs of" if cloud.state(settings.cell) else "create"
         session.print(
-            f"would {verb} cell {settings.cell} in {settings.cell_dir}: {nodes} nodes, {settings.gateways} gateways"
+            f"would {verb} cell {settings.cell} in {settings.cell_dir}: "
+            f"{nodes or len(hosts.hosts(settings.cluster))} nodes, {settings.gateways} gateways"
         )
         return
     with cloud.up(settings.cell, settings=settings, nodes=nodes, say=session.say):
@@ -33,14 +34,14 @@ def up(session: Session) -> None:
 
 
 def _kept(session: Session) -> Settings:
-    """The settings of this call; what is not said now about keeping workloads apart stays as it was said before."""
+    """The settings of this call; what is not said now of where and how workloads run stays as it was said."""
     from lepton_ai import cloud, settings
 
     flags = {**session.flags, "isolation": session.arguments.isolation, "runtime": session.arguments.runtime}
     before = cloud.state(session.settings.cell)
     if before is not None:
         for key, _, source, _ in settings.explain(flags):
-            if key in ("isolation", "runtime") and source == "default":
+            if key in ("isolation", "runtime", "cluster") and source == "default":
                 flags[key] = getattr(before.settings, key)
     return settings.load(flags)
 
@@ -100,12 +101,3 @@ def config(session: Session) -> None:
     names = ("key", "value", "source", "help")
     if not session.answer([dict(zip(names, row, strict=True)) for row in rows]):
         session.table(names, rows, "there are no settings")
-
-
-def _nodes(cluster: str) -> int:
-    from urllib.parse import parse_qs, urlsplit
-
-    text = parse_qs(urlsplit(cluster).query).get("nodes", ["3"])[0]
-    if not text.isdigit() or not 1 <= int(text) <= 64:
-        raise Invalid(f"cluster = {cluster}: nodes={text} is not a number of nodes", hint="use local://?nodes=1 to 64")
-    return int(text)
