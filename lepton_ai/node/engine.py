@@ -48,13 +48,14 @@ class Engine:
         body: object = None,
         *,
         query: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = TIMEOUT_S,
     ) -> Any:
         """The JSON that is answered; None for an empty answer. `body`: bytes of a tar file, or what becomes JSON.
 
         Raises Away, Refused.
         """
-        with self._asked(method, path, body, query, {}, timeout_s) as response:
+        with self._asked(method, path, body, query, headers or {}, timeout_s) as response:
             data = response.read()
         try:
             return json.loads(data) if data.strip() else None

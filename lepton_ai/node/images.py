@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -79,13 +80,14 @@ class Images:
             the engine does not answer. DiskFull. Failed: anything else, with the last line that was said.
         """
         before = self.find(name)
-        if before is not None and "@" in name:
+        mine = before is not None and self._may(before.id, logins)
+        if before is not None and mine and "@" in name:
             self._record(name, before, fetched=False)
             return before
         try:
-            self._pull(name, logins, say)
+            login = self._pull(name, logins, say, known=before is not None)
         except Unavailable as error:
-            if before is None:
+            if before is None or not mine:
                 raise
             note = f"lepton: {error.message}: running the image that is here ({before.digest or before.id})"
             say(note)
@@ -95,7 +97,7 @@ class Images:
         found = self.find(name)
         if found is None:
             raise Failed(f"image {name} was fetched, but is not here", hint="another program may remove images")
-        self._record(name, found, fetched=before is None or before.id != found.id)
+        self._record(name, found, fetched=before is None or before.id != found.id, login=login)
         return found
 
     def find(self, name: str) -> Image | None:
@@ -135,17 +137,31 @@ class Images:
 
     # --- the engine -----------------------------------------------------------------------------------------------
 
-    def _pull(self, name: str, logins: Sequence[RegistryLogin], say: Callable[[str], None]) -> None:
-        """Raises what `fetch` does. A login that its registry refuses is not the end while there is another."""
+    def _pull(
+        self, name: str, logins: Sequence[RegistryLogin], say: Callable[[str], None], known: bool
+    ) -> RegistryLogin | None:
+        """The login that it took; raises what `fetch` does. One that is refused is not the end while there are more."""
         host = registry(name)
         fitting = [login for login in logins if _host(login.registry) == host]
         for number, login in enumerate([*fitting] or [None]):
             try:
-                return self._pull_once(name, login, say)
+                if known:  # then the engine may not ask the registry, which has to say who may have it
+                    self._verify(name, login)
+                self._pull_once(name, login, say)
+                return login
             except Forbidden:
                 if number + 1 >= len(fitting):
                     raise
         raise AssertionError("unreachable")
+
+    def _verify(self, name: str, login: RegistryLogin | None) -> None:
+        headers = {} if login is None else {"X-Registry-Auth": _auth(login)}
+        try:
+            self._engine.ask("GET", f"/distribution/{_path(name)}/json", headers=headers)
+        except Refused as error:
+            raise refused(name, error.message, login) from error
+        except Away as error:
+            raise away(self._engine, error) from error
 
     def _pull_once(self, name: str, login: RegistryLogin | None, say: Callable[[str], None]) -> None:
         repository, tag = split(name)
@@ -209,16 +225,28 @@ class Images:
 
     # --- the record -----------------------------------------------------------------------------------------------
 
-    def _record(self, name: str, image: Image, *, fetched: bool) -> None:
+    def _may(self, id: str, logins: Sequence[RegistryLogin]) -> bool:
+        """Whether an image that is here may be used without asking its registry: what one workspace's login fetched
+        is nobody's who does not have that login."""
+        with self._locked() as records:
+            known = records.get(id)
+            if known is None or known["open"]:
+                return True
+            return any(_key(login, known["salt"]) in known["keys"] for login in logins)
+
+    def _record(self, name: str, image: Image, *, fetched: bool, login: RegistryLogin | None = None) -> None:
         with self._locked() as records:
             if image.id not in records and not fetched:
                 return  # somebody else's
             size = 0
             with contextlib.suppress(Away, Refused):
                 size = int(self._engine.ask("GET", f"/images/{image.id}/json").get("Size") or 0)
-            known = records.setdefault(image.id, {"names": [], "fetched_ms": self._now_ms()})
+            fresh = {"names": [], "fetched_ms": self._now_ms(), "open": login is None, "salt": os.urandom(8).hex()}
+            known = records.setdefault(image.id, {**fresh, "keys": []})
             names = {*known["names"], name, *([image.digest] if image.digest else [])}
             known.update(names=sorted(names), size_bytes=size, used_ms=self._now_ms())
+            if login is not None:
+                known["keys"] = sorted({*known["keys"], _key(login, known["salt"])})
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[dict[str, dict[str, Any]]]:
@@ -293,6 +321,12 @@ def _auth(login: RegistryLogin) -> str:
     server = "https://index.docker.io/v1/" if _host(login.registry) == HUB else _host(login.registry)
     values = {"username": login.username, "password": login.password, "serveraddress": server}
     return base64.urlsafe_b64encode(json.dumps(values).encode()).decode("ascii")
+
+
+def _key(login: RegistryLogin, salt: str) -> str:
+    """Tells a login from others without telling it."""
+    text = "\0".join((_host(login.registry), login.username, login.password))
+    return hashlib.scrypt(text.encode(), salt=salt.encode(), n=1 << 12, r=8, p=1, dklen=16).hex()
 
 
 def _path(name: str) -> str:
