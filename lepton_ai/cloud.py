@@ -24,9 +24,11 @@ from lepton_ai.errors import Conflict, Invalid, LeptonError, NotFound, Timeout, 
 from lepton_ai.gateway.envoy import EnvoyGateway
 from lepton_ai.gateway.listener import Listen
 from lepton_ai.gateway.sockets import sockets
-from lepton_ai.node import launch
+from lepton_ai.node import docker, launch
 from lepton_ai.node.enclose import able
+from lepton_ai.node.engine import Engine
 from lepton_ai.node.identity import Identity
+from lepton_ai.node.images import Images
 from lepton_ai.node.launch import ShimSpec
 from lepton_ai.node.log import ReplicaLog
 from lepton_ai.node.network import SHARED, Network
@@ -63,8 +65,6 @@ def up(
     settings = settings or load({"cell": name})
     if not is_name(name):
         raise Invalid(f"{name!r} cannot be a cell's name", hint=f"names match {NAME_PATTERN}, for example: local")
-    if settings.runtime != "process://":
-        raise Unsupported(f"runtime = {settings.runtime} is not part of this release", hint="use process://")
     path = settings.home / "cells" / name
     remote = hosts.hosts(settings.cluster)
     if remote and nodes is not None:
@@ -108,6 +108,7 @@ def down(name: str = "local", *, settings: Settings | None = None, purge: bool =
         if sys.platform == "linux" and os.geteuid() == 0 and SHARED.exists():
             for folder in path.glob("nodes/*"):
                 Network(folder, "127.0.0.1", Users(folder.parent / "users.json")).remove()
+        _end_containers(path, purge, say)
         if purge:
             say(f"deleting {path}")
             with contextlib.suppress(LeptonError):  # outside the folder when its path is too long for a socket
@@ -145,7 +146,10 @@ def state(name: str = "local", *, settings: Settings | None = None) -> State | N
 
 
 def _check_isolation(settings: Settings, path: Path) -> None:
-    if settings.isolation == "uid":
+    if settings.runtime.startswith("docker://"):  # then a container is the isolation
+        if why := docker.answering(docker.socket_of(settings.runtime)):
+            raise Unavailable(why, hint=docker.INSTALL)
+    elif settings.isolation == "uid":
         why = able() or Network(path, "127.0.0.1", Users(path / "users.json")).available()
         if why:
             raise Unsupported(
@@ -226,7 +230,7 @@ def _token(state: State, access: Access) -> str:
 def _launch(state: State, say: Say) -> None:
     settings = state.settings
     listen = Listen(state.gateway_host, state.gateway_port, settings.tls_cert, settings.tls_key)
-    gateway = EnvoyGateway(state.dir / "gateway", listen, settings.gateways)
+    gateway = EnvoyGateway(state.dir / "gateway", listen, settings.gateways, upstream=hosts.upstream(state))
     workloads: dict[str, ShimSpec] = {}
     for number in range(1, settings.gateways + 1):
         workloads[f"envoy-{number}"] = _system(state, gateway.argv(number), grace_s=5)
@@ -234,7 +238,12 @@ def _launch(state: State, say: Say) -> None:
     share = hosts.share(len(state.nodes))
     for name in state.nodes:
         limits = [f"--cpu-milli={share['cpu_milli']}", f"--memory-mib={share['memory_mib']}"]
-        limits.append(f"--isolation={settings.isolation}")
+        if settings.runtime.startswith("docker://"):
+            # Where it is now: an agent does not have the environment of who starts it.
+            limits.append(f"--runtime=docker://{docker.socket_of(settings.runtime)}")
+            limits += [f"--images-max-{unit}={getattr(settings, f'images_max_{unit}')}" for unit in ("gib", "days")]
+        else:
+            limits.append(f"--isolation={settings.isolation}")
         argv = [sys.executable, "-m", "lepton_ai.node", f"--dir={state.node_dir(name)}", f"--name={name}", *limits]
         workloads[name] = _system(state, argv, grace_s=5)
     workloads["control"] = _system(state, [sys.executable, "-m", "lepton_ai.api", f"--dir={state.dir}"], grace_s=8)
@@ -271,6 +280,23 @@ def _end(folders: list[Path], reason: str = "") -> None:
     if folders:
         with ThreadPoolExecutor(max_workers=min(32, len(folders))) as pool:
             list(pool.map(lambda folder: launch.stop(folder, reason=reason), folders))
+
+
+def _end_containers(path: Path, purge: bool, say: Say) -> None:
+    """What is left of the cell at its engine: containers whose watchers were killed, and with `purge` images."""
+    found = None
+    with contextlib.suppress(LeptonError):
+        found = read(path)
+    if found is None or not found.settings.runtime.startswith("docker://"):
+        return
+    engine = Engine(docker.socket_of(found.settings.runtime))
+    try:
+        for folder in path.glob("nodes/node-*"):
+            docker.clear(engine, folder)
+        if purge:
+            Images(engine, path / "nodes" / "images.json", max_mib=-1).clean()
+    except LeptonError as error:
+        say(f"{error.message}: what is left there is removed when the cell is up again")
 
 
 def _await(state: State, cloud: Cloud, say: Say) -> None:

@@ -27,7 +27,7 @@ from lepton_ai.api import Cell, app
 from lepton_ai.api.server import config
 from lepton_ai.blobs import ticket
 from lepton_ai.blobs.local import LocalBlobs
-from lepton_ai.control import folder
+from lepton_ai.control import folder, hosts
 from lepton_ai.control.clock import SystemClock
 from lepton_ai.control.context import Services
 from lepton_ai.control.leader import Leader
@@ -134,7 +134,8 @@ def _loop(
 ) -> Loop:
     settings, clock = state.settings, SystemClock()
     listen = Listen(state.gateway_host, state.gateway_port, settings.tls_cert, settings.tls_key)
-    publisher = Publisher(EnvoyGateway(state.dir / "gateway", listen, settings.gateways), clock)
+    gateway = EnvoyGateway(state.dir / "gateway", listen, settings.gateways, upstream=hosts.upstream(state))
+    publisher = Publisher(gateway, clock)
     base = f"{state.api_url}/api/v2/workspaces/system/x/blobs"
 
     def blob_url(digest: str) -> tuple[str, dict[str, str]]:

@@ -20,9 +20,10 @@ import psutil
 
 from lepton_ai.control.folder import State
 from lepton_ai.errors import DiskFull, Invalid, Unavailable, Unsupported
+from lepton_ai.gateway.upstream import Upstream
 from lepton_ai.settings import is_loopback
 from lepton_ai.spec.replica import node_host
-from lepton_ai.tenancy.authority import Authority, Pair
+from lepton_ai.tenancy.authority import Authority
 
 SCHEME = "static"
 NODES_MAX = 64
@@ -143,12 +144,13 @@ def authority(state: State) -> Authority:
     return Authority(state.dir / "tls", state.name)
 
 
-def gateway_pair(state: State) -> tuple[Path, Pair] | None:
-    """The authority's certificate, and what gateways prove themselves with to nodes; None where all is on this host."""
+def upstream(state: State) -> Upstream | None:
+    """What gateways prove themselves with to nodes, and believe them by; None where all is on this machine."""
     if not afar(state):
         return None
     made = authority(state)
-    return made.ca, made.client("gateway")
+    pair = made.client("gateway")
+    return Upstream(str(made.ca), str(pair.cert), str(pair.key))
 
 
 def prepare(state: State, host: Host) -> dict[str, Any]:

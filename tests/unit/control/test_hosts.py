@@ -143,8 +143,12 @@ def test_what_is_said_of_hosts(tmp_path: Path) -> None:
     assert hosts.lacks(replace(state, api_host="10.9.8.9")) == ""
     here = state_of(tmp_path, "local://", nodes=1)
     assert hosts.lacks(here) == ""
-    assert hosts.gateway_pair(here) is None
+    assert hosts.upstream(here) is None
     assert not (tmp_path / "tls").exists()
+    gateway = hosts.upstream(state)
+    assert gateway is not None
+    assert all(Path(path).parent == tmp_path / "tls" and Path(path).exists() for path in (gateway.ca, gateway.cert))
+    assert Path(gateway.key).stat().st_mode & 0o077 == 0
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
