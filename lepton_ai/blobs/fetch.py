@@ -6,8 +6,10 @@ Owns the transfer of one blob over http(s) or from a file URL. Standard library 
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import ipaddress
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -85,8 +87,19 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
         return new
 
 
-def _open(url: str, headers: Mapping[str, str], timeout_s: float) -> AbstractContextManager[Readable]:
+def trusting(ca: Path) -> Client:
+    """A client that believes the authority in `ca` (PEM) too, besides those of the system. Raises OSError."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(ca)
+    return functools.partial(_open, context=context)
+
+
+def _open(
+    url: str, headers: Mapping[str, str], timeout_s: float, context: ssl.SSLContext | None = None
+) -> AbstractContextManager[Readable]:
     handlers: list[urllib.request.BaseHandler] = [_Redirect()]
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
     if _is_loopback(urlsplit(url).hostname or ""):
         handlers.append(urllib.request.ProxyHandler({}))  # a proxy could not reach this machine's own address
     opener = urllib.request.build_opener(*handlers)

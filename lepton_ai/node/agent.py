@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lepton_ai.blobs.fetch import fetch
+from lepton_ai.blobs.fetch import fetch, trusting
 from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.errors import Busy, Conflict, DiskFull, Invalid, NotFound, StaleEpoch, Unavailable
 from lepton_ai.node import launch, shim
@@ -75,6 +75,8 @@ class Agent:
         self._runtime: Runtime = runtime or ProcessRuntime(node_name)
         self._ports = Ports(address, ports_dir)
         self._inlet, self._led = inlet, False
+        # The cell's API may have a certificate by the cell's own authority.
+        self._http = None if inlet is None else trusting(inlet.ca)
         self._now_ms = now_ms
         self._replicas: dict[str, Replica] = {}
         self._metrics = Metrics()
@@ -294,7 +296,7 @@ class Agent:
             for last in (False,) * (FETCH_TRIES - 1) + (True,):
                 try:
                     return await asyncio.to_thread(
-                        fetch, blob.url, blob.headers, blob.ref.digest, blob.ref.size_bytes, self._cache
+                        fetch, blob.url, blob.headers, blob.ref.digest, blob.ref.size_bytes, self._cache, self._http
                     )
                 except Unavailable:
                     if last:

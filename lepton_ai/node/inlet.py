@@ -61,7 +61,7 @@ class Inlet:
     """The inlet of one node at `address`. All of it on the agent's event loop; only `start` and `end` block."""
 
     def __init__(self, folder: Path, address: str, certificates: Certificates, ports: Ports) -> None:
-        self.address = address
+        self.address, self.ca = address, certificates.ca
         self._folder, self._certificates, self._ports = folder, certificates, ports
         self._listeners, self._clusters = folder / "listeners.json", folder / "clusters.json"
         self._open: dict[str, tuple[int, Inner]] = {}

@@ -8,6 +8,7 @@ name roles, not addresses: a host may move without a new one.
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,23 @@ class Authority:
 
     def node(self, name: str, folder: Path) -> Pair:
         """What node `name` proves itself with, in `folder`; made anew when it is not good any more."""
-        return self._pair(folder, "node", node_host(name), ExtendedKeyUsageOID.SERVER_AUTH)
+        return self._pair(folder, "node", x509.DNSName(node_host(name)), ExtendedKeyUsageOID.SERVER_AUTH)
+
+    def server(self, host: str) -> Pair:
+        """What the API or the gateways may prove themselves with at `host`, a name or an address.
+
+        Good for whoever trusts `ca`: the cell's nodes do.
+        """
+        try:
+            name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+        except ValueError:
+            name = x509.DNSName(host)
+        stem = "server-" + "".join(c if c.isalnum() else "-" for c in host)
+        return self._pair(self._folder, stem, name, ExtendedKeyUsageOID.SERVER_AUTH)
 
     def client(self, role: Role) -> Pair:
         """What control, or the gateways, prove themselves with to nodes."""
-        return self._pair(self._folder, role, f"{role}.client", ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._pair(self._folder, role, x509.DNSName(f"{role}.client"), ExtendedKeyUsageOID.CLIENT_AUTH)
 
     # -- within
 
@@ -94,19 +107,19 @@ class Authority:
         _write(self._folder / "ca.key", _pem(key))
         return key, cert
 
-    def _pair(self, folder: Path, stem: str, host: str, usage: x509.ObjectIdentifier) -> Pair:
+    def _pair(self, folder: Path, stem: str, host: x509.GeneralName, usage: x509.ObjectIdentifier) -> Pair:
         pair = Pair(folder / f"{stem}.pem", folder / f"{stem}.key")
         if self._good(pair, host):
             return pair
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(host.value)[:64])])
         signing = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
         cert = (
             _draft(name, self._name, key.public_key(), LEAF_DAYS)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(signing, critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([host]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -119,13 +132,13 @@ class Authority:
             raise _unusable(folder, error) from error
         return pair
 
-    def _good(self, pair: Pair, host: str) -> bool:
+    def _good(self, pair: Pair, host: x509.GeneralName) -> bool:
         try:
             cert = x509.load_pem_x509_certificate(pair.cert.read_bytes())
             key = serialization.load_pem_private_key(pair.key.read_bytes(), None)
             cert.verify_directly_issued_by(self._cert)
             names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            if cert.public_key() != key.public_key() or names.get_values_for_type(x509.DNSName) != [host]:
+            if cert.public_key() != key.public_key() or list(names) != [host]:
                 return False
         except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
