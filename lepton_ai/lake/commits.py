@@ -81,21 +81,27 @@ class Commits:
         self._log, self._faults = log, faults
 
     def submit(self, intent: Intent) -> Outcome:
-        """Commit an intent, with all others that wait. Raises Conflict, DiskFull, Corrupt."""
-        self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self._spool / "done").mkdir(mode=0o700, exist_ok=True)
-        with self._faults():
-            _write(self._spool / f"{intent.id}.json", asdict(intent))
+        """Commit an intent, with all others that wait. Its data file is removed if it was surely not committed.
+
+        Raises Conflict, DiskFull, Corrupt, Unavailable; after any of them, and after Ctrl-C, the rows may be in the
+        table: a transaction id tells, when the same is submitted again.
+        """
+        known = self._log.version
         try:
+            self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._spool / "done").mkdir(mode=0o700, exist_ok=True)
+            with self._faults():
+                _write(self._spool / f"{intent.id}.json", asdict(intent))
             with self.locked():
                 outcome = self._outcome(intent.id)
                 if outcome is None:
                     outcome = self._combine(intent)
         except BaseException:
-            # Not acknowledged: it may not be committed by others later, when its writer tries again otherwise.
-            self._withdraw(intent)
+            self._withdraw(intent, known)
             raise
         (self._spool / "done" / f"{intent.id}.json").unlink(missing_ok=True)
+        if not outcome.written:
+            _remove(self._folder / intent.path)
         return outcome
 
     @contextlib.contextmanager
@@ -124,9 +130,8 @@ class Commits:
                     outcomes |= self._commit(fresh)
             except Conflict:
                 continue  # a writer that does not know this lock was faster: look again
-            for item in waiting:
-                self._settle(item, outcomes[item.id], own)
-            self._note.unlink(missing_ok=True)
+            unsettled = [item for item in waiting if not self._settle(item, outcomes[item.id], own)]
+            self._leave({item.path: outcomes[item.id].version for item in unsettled if outcomes[item.id].written})
             if fresh and self._log.version % CHECKPOINT_EVERY == 0:
                 checkpoint(self._folder)
                 self._tidy()
@@ -203,33 +208,47 @@ class Commits:
             add = {"path": item.path, "partitionValues": {}, "size": item.size_bytes, "modificationTime": now_ms}
             actions.append({"add": {**add, "dataChange": True, "stats": item.stats}})
         with self._faults():
-            _write(self._note, {"version": version, "paths": [item.path for item in fresh]})
+            self._leave({**self._left_behind(), **{item.path: version for item in fresh}})
             self._log.append(actions)
         return {item.id: Outcome(version, True) for item in fresh}
 
     @property
     def _note(self) -> Path:
-        """What the holder of the lock is about to commit."""
+        """What holders of the lock were about to commit and have not told all writers of: data file -> version."""
         return self._spool / "committing.note"
 
+    def _leave(self, paths: dict[str, int]) -> None:
+        if paths:
+            _write(self._note, paths)
+        else:
+            self._note.unlink(missing_ok=True)
+
     def _left_behind(self) -> dict[str, int]:
-        """Data file -> Delta version, of what a holder committed before it died on the way to saying so."""
+        """Of what the note names, what was committed: data file -> Delta version."""
         try:
-            note = json.loads(self._note.read_text())
-            version, paths = int(note["version"]), set(note["paths"])
+            note = {str(path): int(version) for path, version in json.loads(self._note.read_text()).items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, TypeError, AttributeError):
             return {}  # it died while writing the note, so before the commit
-        entry = self._log.entry(version) or []
-        return {path: version for line in entry if "add" in line and (path := line["add"]["path"]) in paths}
+        entries = {version: self._added(version) for version in set(note.values())}
+        return {path: version for path, version in note.items() if path in entries[version]}
+
+    def _added(self, version: int) -> set[str]:
+        """The data files that a version added."""
+        return {str(line["add"]["path"]) for line in self._log.entry(version) or [] if "add" in line}
 
     # -- outcomes
 
-    def _settle(self, item: Intent, outcome: Outcome, own: Intent) -> None:
-        if item.id != own.id:
-            _write(self._spool / "done" / f"{item.id}.json", asdict(outcome))
-        (self._spool / f"{item.id}.json").unlink(missing_ok=True)
+    def _settle(self, item: Intent, outcome: Outcome, own: Intent) -> bool:
+        """Tell a writer what became of its intent; False when that could not be written (the note stays then)."""
+        try:
+            if item.id != own.id:
+                _write(self._spool / "done" / f"{item.id}.json", asdict(outcome))
+            (self._spool / f"{item.id}.json").unlink(missing_ok=True)
+        except OSError:
+            return item.id == own.id
+        return True
 
     def _outcome(self, intent_id: str) -> Outcome | None:
         try:
@@ -237,10 +256,20 @@ class Commits:
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
-    def _withdraw(self, intent: Intent) -> None:
+    def _withdraw(self, intent: Intent, known: int) -> None:
+        """Nobody may commit it later; its data file goes, unless a version after `known` has it or nobody can say.
+
+        A file too many costs room, a file too few the table.
+        """
         with contextlib.suppress(LeptonError, OSError), self.locked():
             (self._spool / f"{intent.id}.json").unlink(missing_ok=True)
             (self._spool / "done" / f"{intent.id}.json").unlink(missing_ok=True)
+            version = known + 1
+            while self._log.entry(version) is not None:
+                if intent.path in self._added(version):
+                    return
+                version += 1
+            _remove(self._folder / intent.path)
 
     def _tidy(self) -> None:
         """Remove outcomes whose writers never came for them."""
@@ -249,6 +278,11 @@ class Commits:
             for entry in entries:
                 if now_s - entry.stat().st_mtime > STALE_S:
                     os.unlink(entry.path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def write_parquet(folder: Path, intent_id: str, rows: Any) -> tuple[str, int, str]:

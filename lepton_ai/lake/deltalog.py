@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lepton_ai.errors import Conflict, Corrupt
+from lepton_ai.errors import Conflict, Corrupt, Unavailable
 from lepton_ai.spec.base import uuid7
 
 WRITER_VERSION = 2
 READER_VERSION = 1
 CHECKPOINT_EVERY = 100
-_ASKS = ("delta.constraints.", "delta.enableChangeDataFeed", "delta.columnMapping.mode", "delta.appendOnly.")
+_ASKS = ("delta.constraints.", "delta.enableChangeDataFeed", "delta.columnMapping.mode")
 _OFF = ("false", "none", "")
 
 
@@ -34,9 +34,13 @@ class DeltaLog:
         self.version = -1
         self.schema = ""
         """the table's columns as Delta's JSON text"""
-        self.plain = True
-        """whether an append needs nothing that `append` does not do"""
+        self._protocol_plain = self._metadata_plain = True
         self.transactions: dict[str, int] = {}
+
+    @property
+    def plain(self) -> bool:
+        """Whether an append needs nothing that `append` does not do."""
+        return self._protocol_plain and self._metadata_plain
 
     def refresh(self) -> None:
         """Read what was committed since. Raises Corrupt, OSError."""
@@ -48,7 +52,11 @@ class DeltaLog:
             raise Corrupt(f"the log of table {self.name} says nothing of its columns", hint="restore it from a copy")
 
     def append(self, actions: Iterable[dict[str, Any]]) -> int:
-        """Create the next entry from `actions`; its version. Raises Conflict when there is one already, OSError."""
+        """Create the next entry from `actions`; its version.
+
+        Raises Conflict when there is one already, OSError, and Unavailable when it is there but the device did not
+        confirm it.
+        """
         version = self.version + 1
         path = self._path(version)
         part = self._log / f".{uuid7()}.part"
@@ -63,13 +71,20 @@ class DeltaLog:
             raise Conflict(f"others wrote table {self.name} at the same time", hint="write again") from None
         finally:
             part.unlink(missing_ok=True)
-        descriptor = os.open(self._log, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         self._note(lines)
         self.version = version
+        try:
+            descriptor = os.open(self._log, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            # Everybody sees it; whether it outlives a power cut, nobody knows.
+            hint = "check the device; the same transaction id tells whether it is in"
+            raise Unavailable(
+                f"version {version + 1} of {self.name} is not confirmed: {error.strerror}", hint=hint
+            ) from None
         return version
 
     def entry(self, version: int) -> list[dict[str, Any]] | None:
@@ -99,7 +114,7 @@ class DeltaLog:
         except (ValueError, KeyError, TypeError):
             raise Corrupt(f"the log of table {self.name} is damaged", hint="remove its _last_checkpoint") from None
         if parts or "v2Checkpoint" in last:
-            self.plain, self.version = False, version
+            self._protocol_plain, self.version = False, version
             return
         self._checkpoint(version)
         self.version = version
@@ -154,14 +169,15 @@ class DeltaLog:
         if kind == "txn":
             self.transactions[str(value["appId"])] = int(value["version"])
         elif kind == "protocol":
-            self.plain = self.plain and int(value["minWriterVersion"]) <= WRITER_VERSION
-            self.plain = self.plain and int(value["minReaderVersion"]) <= READER_VERSION
+            writer, reader = int(value["minWriterVersion"]), int(value["minReaderVersion"])
+            self._protocol_plain = writer <= WRITER_VERSION and reader <= READER_VERSION
         else:
             self.schema = str(value["schemaString"])
             settings = value.get("configuration") or {}
             pairs = settings.items() if isinstance(settings, dict) else settings  # Parquet's maps are lists of pairs
             asks = [key for key, text in pairs if key.startswith(_ASKS) and str(text).lower() not in _OFF]
-            self.plain = not value.get("partitionColumns") and not asks and '"delta.invariants"' not in self.schema
+            invariants = '"delta.invariants"' in self.schema
+            self._metadata_plain = not value.get("partitionColumns") and not asks and not invariants
 
 
 def checkpoint(folder: Path) -> None:

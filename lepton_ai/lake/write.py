@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -63,15 +62,8 @@ def _grouped(table: Table, rows: Any, transaction: str | None, progress: Progres
     intent_id = uuid7()
     with table.faults():
         path, size, stats = write_parquet(folder, intent_id, fitted)
-    kept = False
-    try:
-        intent = Intent(intent_id, path, size, fitted.num_rows, stats, schema, transaction, progress)
-        outcome = Commits(folder, log, table.faults).submit(intent)
-        kept = outcome.written
-    finally:
-        if not kept:
-            with contextlib.suppress(OSError):
-                os.unlink(folder / path)
+    intent = Intent(intent_id, path, size, fitted.num_rows, stats, schema, transaction, progress)
+    outcome = Commits(folder, log, table.faults).submit(intent)
     if outcome.again:
         with table.faults():
             log.refresh()
