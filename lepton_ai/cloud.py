@@ -26,9 +26,7 @@ from lepton_ai.gateway.listener import Listen
 from lepton_ai.gateway.sockets import sockets
 from lepton_ai.node import docker, launch
 from lepton_ai.node.enclose import able
-from lepton_ai.node.engine import Engine
 from lepton_ai.node.identity import Identity
-from lepton_ai.node.images import Images
 from lepton_ai.node.launch import ShimSpec
 from lepton_ai.node.log import ReplicaLog
 from lepton_ai.node.network import SHARED, Network
@@ -289,12 +287,8 @@ def _end_containers(path: Path, purge: bool, say: Say) -> None:
         found = read(path)
     if found is None or not found.settings.runtime.startswith("docker://"):
         return
-    engine = Engine(docker.socket_of(found.settings.runtime))
     try:
-        for folder in path.glob("nodes/node-*"):
-            docker.clear(engine, folder)
-        if purge:
-            Images(engine, path / "nodes" / "images.json", max_mib=-1).clean()
+        docker.leave(found.settings.runtime, path / "nodes", purge=purge)
     except LeptonError as error:
         say(f"{error.message}: what is left there is removed when the cell is up again")
 

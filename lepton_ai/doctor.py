@@ -242,6 +242,9 @@ def _isolation(settings: Settings) -> Iterator[Check]:
     from lepton_ai.node.network import Network
     from lepton_ai.node.users import Users
 
+    if settings.runtime.startswith("docker://"):
+        yield Check("isolation", "ok", "container: each replica is one")
+        return
     why = able() or Network(settings.cell_dir, "127.0.0.1", Users(settings.cell_dir / "users.json")).available()
     if not why:
         yield Check("isolation", "ok", f"{settings.isolation} is set; uid works here")
@@ -250,6 +253,19 @@ def _isolation(settings: Settings) -> Iterator[Check]:
         yield Check("isolation", "fail", f"uid is set but not possible: {why}", hint)
     else:
         yield Check("isolation", "ok", f"none: every workspace trusts every other (uid is not possible: {why})")
+
+
+def _containers(settings: Settings) -> Iterator[Check]:
+    from lepton_ai.node.docker import INSTALL, answering, socket_of
+
+    path = socket_of(settings.runtime if settings.runtime.startswith("docker://") else "docker://")
+    why = answering(path)
+    if not why:
+        yield Check("containers", "ok", f"a container engine answers at {path}; {settings.runtime} is set")
+    elif settings.runtime.startswith("docker://"):
+        yield Check("containers", "fail", why, INSTALL)
+    else:
+        yield Check("containers", "ok", "none are needed: workloads run as processes (runtime = process://)")
 
 
 def _cells(settings: Settings) -> Iterator[Check]:
@@ -269,7 +285,8 @@ def _cells(settings: Settings) -> Iterator[Check]:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-    _platform, _python, _packages, _envoy, _memory, _disk, _home, _files, _ports, _clock, _limits, _isolation, _cells,
+    _platform, _python, _packages, _envoy, _memory, _disk, _home, _files, _ports, _clock, _limits, _isolation,
+    _containers, _cells,
 )  # fmt: skip
 
 

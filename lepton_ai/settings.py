@@ -39,7 +39,12 @@ class Settings:
     token: str = field(default="", metadata={"help": "API token for `url`", "secret": True})
     store: str = field(default="", metadata={"help": "sqlite:///PATH or postgresql://…; empty: inside the cell"})
     objects: str = field(default="", metadata={"help": "file://PATH of the lake; empty: inside the cell"})
-    runtime: str = field(default="process://", metadata={"help": "how replicas run: process://"})
+    runtime: str = field(
+        default="process://",
+        metadata={"help": "how replicas run: process:// or docker://[SOCKET] (containers of a Docker engine)"},
+    )
+    images_max_gib: int = field(default=20, metadata={"help": "images that were fetched take at most so much"})
+    images_max_days: int = field(default=14, metadata={"help": "images that were fetched are kept so long unused"})
     isolation: str = field(
         default="none",
         metadata={"help": "none: workspaces trust each other; uid: a user and a network each (root on Linux)"},
@@ -159,6 +164,13 @@ def _validate(settings: Settings) -> None:
     for key in ("price_core_hour", "price_gib_hour"):
         if not 0 <= getattr(settings, key) <= 1e6:
             raise Invalid(f"{key} = {getattr(settings, key)} is not a price", hint="use USD an hour, 0 or more")
+    path = settings.runtime.removeprefix("docker://")
+    if settings.runtime != "process://" and (path == settings.runtime or (path and not path.startswith("/"))):
+        hint = "use process://, docker:// or docker:///path/to/docker.sock"
+        raise Invalid(f"runtime = {settings.runtime!r} is not known", hint=hint)
+    for key in ("images_max_gib", "images_max_days"):
+        if not 0 <= getattr(settings, key) <= 1_000_000:
+            raise Invalid(f"{key} = {getattr(settings, key)} is out of range", hint="use 0 to 1000000")
     if settings.isolation not in ISOLATIONS:
         raise Invalid(f"isolation = {settings.isolation!r} is not known", hint=f"use {' or '.join(ISOLATIONS)}")
     if bool(settings.tls_cert) != bool(settings.tls_key):

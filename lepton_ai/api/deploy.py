@@ -170,12 +170,18 @@ def resolve(cell: Cell, ws: str, form: DeployForm, *, planning: bool = False) ->
 
 def check(call: Call, template: Template) -> None:
     """Raises NotFound for what the template names and does not exist (for who asks): secrets, logins, blobs, volumes,
-    nodes; Forbidden for a path of a volume that is not theirs; Invalid without a command where no image runs.
+    nodes; Forbidden for a path of a volume that is not theirs; Invalid without a command where no image runs, and
+    without an image where nothing else does.
     """
     cell, ws = call.cell, call.ws
     if not template.command and cell.settings.runtime.startswith("process://"):
         hint = 'give one, for example ["python", "app.py"]: an image\'s own command runs only with runtime=docker://'
         raise Invalid("template.command is missing, and nodes of this cell run no images", hint=hint)
+    if template.image is None and cell.settings.runtime.startswith("docker://"):
+        hint = 'set template.image, for example "python:3.12"'
+        if template.model is not None:
+            hint = "set template.image to one that has this package: pip install lepton-cloud"
+        raise Invalid("template.image is missing, and nodes of this cell run containers only", hint=hint)
     for secret in template.secrets.values():
         if not secret_is_there(call, secret):
             hint = f"set it first: PUT x/secrets/{secret}, or cloud.set_secret({secret!r}, value)"

@@ -20,7 +20,7 @@ from lepton_ai.wire.record import environment_name
 MODEL_FILE = "model.lepton"
 READY_PATH = "/v2/health/ready"
 """Where `python -m lepton_ai.serve` says that it takes requests."""
-_OF_THE_MODEL = ("command", "image", "blobs", "model")
+_OF_THE_MODEL = ("command", "blobs", "model")
 
 
 class FromSecret(Model):
@@ -184,7 +184,7 @@ def is_token(text: str) -> bool:
 def serving(value: dict[str, Any], model: str, name: str, blob: BlobRef, what: str) -> Template:
     """The template that serves the model version `model` as `name`; `value` adds resources, env, limits of time.
 
-    Raises Invalid for what a model decides itself (its command, image, blobs).
+    Raises Invalid for what a model decides itself (its command and blobs).
     """
     for key in _OF_THE_MODEL:
         if key in value:

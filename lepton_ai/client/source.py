@@ -32,7 +32,7 @@ _TEMPLATE = (
     "nodes",
 )  # fmt: skip
 _JOB = ("name", "workers", "retries", "job_retries", "start_at_ms", "rendezvous", "ttl_s", *_WHOSE)
-_OF_A_MODEL = ("command", "image", "blobs", "model", "health", "idempotent", "port")
+_OF_A_MODEL = ("command", "blobs", "model", "health", "idempotent", "port")
 """What the server of a model decides: not taken over from one version to the next."""
 
 

@@ -1,8 +1,8 @@
 """The runtime that runs a replica as a container of a Docker engine.
 
-Owns what a container may do and see, and finding again what belongs to this node (by labels). Whoever runs one is
-`contain`, under the replica's shim. As root it gives every replica a network as `network` does; else the engine's own
-networks are used, one a workspace, and the engine leads host ports to it.
+Owns its folder, network and volumes, and finding again what belongs to this node (by labels). What a container may do
+is in `container`; who runs one is `contain`, under the replica's shim. As root it gives every replica a network as
+`network` does; else the engine's own networks are used, one a workspace, and the engine leads host ports to it.
 """
 
 from __future__ import annotations
@@ -12,36 +12,30 @@ import hashlib
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lepton_ai.errors import Conflict, Failed, LeptonError, Unsupported
-from lepton_ai.node import cgroup, contain
+from lepton_ai.errors import Failed, LeptonError, Unsupported
+from lepton_ai.node import contain
+from lepton_ai.node.container import bind, container
 from lepton_ai.node.engine import CREATE_S, Away, Engine, Refused
 from lepton_ai.node.hold import HOLD, hold
 from lepton_ai.node.images import Image, Images, away
 from lepton_ai.node.launch import ShimSpec
 from lepton_ai.node.network import Network
-from lepton_ai.node.process import NOFILE, fill, place
+from lepton_ai.node.process import fill, place
 from lepton_ai.node.runtime import ImageUse, Isolation, RuntimeName, told, wanted
 from lepton_ai.spec.container import LOCAL, PortMap
 from lepton_ai.spec.replica import MountOrder, ReplicaSpec
 
 SOCKET = "/var/run/docker.sock"
+INSTALL = "install and start one (Debian: sudo apt-get install docker.io), or set runtime = process://"
 BLOBS = "/opt/lepton_ai/blobs"
-RIGHTS = (
-    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID", "SYS_CHROOT",
-    "AUDIT_WRITE",
-)  # fmt: skip
-"""What ordinary images need: package managers and servers that start as root and change to a user of their own, sshd.
-Of the engine's own defaults MKNOD, NET_RAW, SETFCAP and SETPCAP are left out."""
 STAGE = Path("/run/lepton_ai/binds")
 CLEAN_S = 600.0
-MIN_FILES_MIB = 16
 LABEL = "lepton_ai."
 
 _log = logging.getLogger(__name__)
@@ -111,14 +105,15 @@ class DockerRuntime:
             address = self._network.open(spec.uid, spec.workspace, maps, pid=pid).address
         names = {"{blobs}": BLOBS, "{port}": "" if port is None else str(port)}
         env = wanted(spec, told(spec, self.node, port), address, port)
-        create = self._create(spec, image, folder, [fill(part, names) for part in spec.command], env)
+        argv = [fill(part, names) for part in spec.command]
+        create = container(spec, image, argv, env, self._labels(spec))
         create["HostConfig"] |= self._networking(spec, maps, held)
         if not held:
             create |= {"Hostname": _hostname(spec), "ExposedPorts": {_key(one): {} for one in maps}}
         else:
             self._hosts(spec, folder, create, address)
         if blobs:
-            _bind(create, folder / "blobs", BLOBS, read_only=True)
+            bind(create, folder / "blobs", BLOBS, read_only=True)
         order = {
             "folder": str(folder), "engine": self._engine.path, "name": _name(spec.uid), "hold": held,
             "create": create, "mounts": [self._volume(mount, spec.workspace) for mount in spec.mounts],
@@ -188,44 +183,6 @@ class DockerRuntime:
         pass
 
     # --- what a container is --------------------------------------------------------------------------------------
-
-    def _create(
-        self, spec: ReplicaSpec, image: Image, folder: Path, argv: list[str], env: Mapping[str, str]
-    ) -> dict[str, Any]:
-        memory = spec.resources.memory_mib << 20
-        files = min(NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        shared_mib = spec.shared_memory_mib or max(MIN_FILES_MIB, spec.resources.memory_mib // 2)
-        host = {
-            "Memory": memory,
-            "MemorySwap": memory,  # as much again would be swapped
-            "NanoCpus": max(spec.resources.cpu_milli, 10) * 1_000_000,
-            "PidsLimit": cgroup.MAX_PROCESSES,
-            "ShmSize": shared_mib << 20,
-            "CapDrop": ["ALL"],
-            "CapAdd": list(RIGHTS),
-            "SecurityOpt": ["no-new-privileges"],
-            "Ulimits": [
-                {"Name": "nofile", "Soft": files, "Hard": files},
-                {"Name": "core", "Soft": 0, "Hard": 0},
-            ],
-            "CgroupnsMode": "private",
-            "IpcMode": "private",
-            "RestartPolicy": {"Name": "no"},
-            "LogConfig": {"Type": "none"},  # the shim keeps the log
-            "Mounts": [],
-        }
-        values: dict[str, Any] = {
-            # By id: the name may mean another image by now.
-            "Image": image.id,
-            "Env": [f"{key}={value}" for key, value in env.items()],
-            "Labels": self._labels(spec) | {f"{LABEL}image": image.digest or image.id},
-            "HostConfig": host,
-        }
-        if argv:
-            values |= {"Entrypoint": argv, "Cmd": []}
-        elif not image.config.get("Entrypoint") and not image.config.get("Cmd"):
-            raise Conflict(f"image {spec.image} has no command of its own", hint="give a command")
-        return values
 
     def _labels(self, spec: ReplicaSpec) -> dict[str, str]:
         parents = self._folder.parents
@@ -301,7 +258,7 @@ class DockerRuntime:
         path = folder / "hosts"
         path.write_text(f"127.0.0.1 localhost\n{address} {_hostname(spec)}\n", "ascii")
         path.chmod(0o644)
-        _bind(create, path, "/etc/hosts", read_only=False)
+        bind(create, path, "/etc/hosts", read_only=False)
 
     # --- what is there --------------------------------------------------------------------------------------------
 
@@ -351,6 +308,18 @@ def clear(engine: Engine, folder: Path) -> None:
             engine.ask("DELETE", f"/networks/{one['Id']}")
 
 
+def leave(url: str, nodes: Path, *, purge: bool) -> None:
+    """When a cell ends: remove what it has left at its engine, and with `purge` the images that it fetched.
+
+    Raises Unavailable.
+    """
+    engine = Engine(socket_of(url))
+    for folder in nodes.glob("node-*"):
+        clear(engine, folder)
+    if purge:
+        Images(engine, nodes / "images.json", max_mib=-1).clean()
+
+
 def socket_of(url: str) -> str:
     """The socket that docker://[PATH] names."""
     path = url.removeprefix("docker://")
@@ -365,11 +334,6 @@ def answering(path: str) -> str:
     except (Away, Refused) as error:
         return f"no container engine answers at {path}: {error}"
     return "" if version.get("Os") == "linux" else f"the container engine at {path} does not run Linux containers"
-
-
-def _bind(create: dict[str, Any], source: Path, target: str, *, read_only: bool) -> None:
-    mount = {"Type": "bind", "Source": str(source), "Target": target, "ReadOnly": read_only}
-    create["HostConfig"]["Mounts"].append({**mount, "BindOptions": {"Propagation": "rprivate"}})
 
 
 def _readable(top: Path) -> None:

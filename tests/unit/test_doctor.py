@@ -12,7 +12,7 @@ import pytest
 from lepton_ai import cloud, doctor
 from lepton_ai.cli.__main__ import main
 from lepton_ai.doctor import Check
-from lepton_ai.errors import Unsupported
+from lepton_ai.errors import Unavailable, Unsupported
 from lepton_ai.settings import Settings
 
 
@@ -139,3 +139,16 @@ def test_the_command_exits_1_only_for_a_failure(
     assert ("hint: do that" in out) == (level != "ok")
     assert main(["doctor", "--json"]) == code
     assert json.loads(capsys.readouterr().out)[0]["level"] == level
+
+
+def test_an_engine_that_does_not_answer(tmp_path: Path) -> None:
+    url = f"docker://{tmp_path}/none.sock"
+    found = one(doctor._containers, Settings(home=tmp_path, runtime=url))
+    assert (found.level, "none.sock" in found.message) == ("fail", True)
+    assert "docker.io" in found.hint
+    assert one(doctor._containers, Settings(home=tmp_path)).level == "ok"
+    with pytest.raises(Unavailable, match=r"no container engine answers at .*none\.sock") as caught:
+        cloud.up("test", settings=Settings(home=tmp_path, runtime=url))
+    assert caught.value.hint is not None
+    assert "docker.io" in caught.value.hint
+    assert not (tmp_path / "cells").exists()

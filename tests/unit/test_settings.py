@@ -53,6 +53,10 @@ def test_home_flag_decides_which_config_is_read(tmp_path: Path) -> None:
         ({"gateway_port": True}, "int"),
         ({"gateways": 0}, "1 to 8"),
         ({"isolation": "container"}, "none or uid"),
+        ({"runtime": "docker"}, "docker://"),
+        ({"runtime": "docker://localhost:2375"}, "docker:///path"),
+        ({"runtime": "podman://"}, "process://"),
+        ({"images_max_days": -1}, "out of range"),
         ({"lease_s": float("nan")}, "out of range"),
         ({"gateway_host": "0.0.0.0"}, "TLS"),
         ({"tls_cert": "a.pem"}, "together"),
@@ -63,6 +67,11 @@ def test_bad_values_are_refused_with_a_hint(tmp_path: Path, flags: dict[str, obj
         settings.load(flags, cwd=tmp_path / "cwd")
     assert says in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["process://", "docker://", "docker:///run/user/1000/docker.sock"])
+def test_runtimes(tmp_path: Path, url: str) -> None:
+    assert settings.load({"runtime": url}, cwd=tmp_path / "cwd").runtime == url
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:

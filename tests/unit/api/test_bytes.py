@@ -216,7 +216,7 @@ def test_a_plan_may_name_bytes_that_are_not_registered(stand: Any, saved: tuple[
 def test_a_model_decides_its_command_itself(stand: Any, saved: tuple[bytes, bytes]) -> None:
     client = stand.client()
     client.post("/x/models/movies", content=saved[0])
-    for key, value in (("command", ["x"]), ("image", "x"), ("blobs", []), ("model", "movies@1")):
+    for key, value in (("command", ["x"]), ("blobs", []), ("model", "movies@1")):
         form = {"name": "films", "model": "movies@1", "template": {key: value}}
         response = client.put("/x/deployments/films", json=form)
         assert response.status_code == 400
