@@ -167,7 +167,7 @@ def jobs(client: APIClient, group: str) -> None:
     call("job.update", lambda: client.job.update(job, spec={"spec": {"stopped": True}}))
     call("job.delete", lambda: client.job.delete(job))
     until("the job is gone", lambda: job not in [item.metadata.id_ for item in client.job.list_all()])
-    refused("job.get of one that is gone", lambda: client.job.get(job), 404)
+    refused("job.get of one that is gone", lambda: client.job.get(job, job_query_mode="alive_only"), 404)
     call("job.get archived", lambda: client.job.get(job, job_query_mode="alive_and_archive"))
     call("job.list_all archived", lambda: client.job.list_all(job_query_mode="archive_only"), some=True)
 
@@ -195,7 +195,9 @@ def deployments(client: APIClient) -> None:
     assert call("deployment.get_readiness", lambda: client.deployment.get_readiness("sdk-web")).root
     call("deployment.get_termination", lambda: client.deployment.get_termination("sdk-web"))
     call("deployment.get_events", lambda: client.deployment.get_events("sdk-web"), some=True)
-    change = LeptonDeployment(spec=LeptonDeploymentUserSpec(resource_requirement=ResourceRequirement(max_replicas=2)))
+    change = LeptonDeployment(
+        spec=LeptonDeploymentUserSpec(resource_requirement=ResourceRequirement(min_replicas=1, max_replicas=2))
+    )
     call("deployment.update dry", lambda: client.deployment.update("sdk-web", change, dryrun=True))
     assert client.deployment.get("sdk-web").spec.resource_requirement.max_replicas == 1
     call("deployment.update", lambda: client.deployment.update("sdk-web", change))

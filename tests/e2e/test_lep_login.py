@@ -124,10 +124,11 @@ def test_what_is_not_there_yet_is_listed_and_said(lep: Lep) -> None:
     missing = lep("raycluster", "get", "-n", "nothing", code=1)
     assert "404" in missing.out + missing.err
     path = lep.cache / "ray.json"
-    group = {"group_name": "g", "resource_shape": "cpu.small", "min_replicas": 1}
+    place = {"allowed_dedicated_node_groups": ["test-0001"]}
+    group = {"group_name": "g", "resource_shape": "cpu.small", "min_replicas": 1, "affinity": place}
     spec = {"ray_version": "2.49.0", "head_group_spec": group, "worker_group_specs": [group]}
     path.write_text(json.dumps(spec), "utf-8")
-    refused = lep("raycluster", "create", "-n", "ray", "-f", str(path), "-ng", "test", code=1)
+    refused = lep("raycluster", "create", "-n", "ray", "-f", str(path), code=1)
     assert "501" in refused.out + refused.err, refused
     path.write_text(json.dumps({"resource_shape": "cpu.small", "trainer": {"id": "t"}}), "utf-8")
     refused = lep("finetune", "create", "-n", "tune", "-f", str(path), code=1)

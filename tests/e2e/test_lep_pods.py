@@ -69,7 +69,7 @@ def test_from_creation_to_removal(lep: Lep) -> None:
     assert "stopped successfully" in lep("pod", "stop", "-n", "desk").out
     eventually(lambda: get(lep, "desk")["status"].get("phase") == "Stopped", "it is stopped")
     eventually(lambda: said(int(mapped[1])).startswith("not reached"), "nobody answers at its port")
-    assert "deleted successfully" in lep("pod", "remove", "-n", "desk").out
+    assert "Pod desk removed" in lep("pod", "remove", "-n", "desk").out
     eventually(lambda: "desk" not in [item.name for item in lep.cell.cloud.ps()], "it is gone")
     assert "No pods found" in lep("pod", "list").out
 
