@@ -25,6 +25,7 @@ demo: $(VENV)/core.stamp  ## the main job
 test: $(VENV)/dev.stamp lint  ## the whole suite; pytest's closing line is the last one
 	@.ci/setup postgres
 	@.ci/setup isolation
+	@.ci/setup docker
 	@.ci/setup lep
 	@echo "== pytest: unit, sim, integration, e2e"
 	@$(BIN)/python -m pytest -q tests </dev/null
@@ -36,6 +37,7 @@ check: $(VENV)/dev.stamp lint
 soak: $(VENV)/dev.stamp
 	@.ci/setup postgres
 	@.ci/setup isolation
+	@.ci/setup docker
 	@.ci/setup lep
 	@echo "== pytest: soak"
 	@LEPTON_AI_SOAK=1 $(BIN)/python -m pytest -q -m soak tests </dev/null
