@@ -31,7 +31,7 @@ from lepton_ai.node.launch import ShimSpec
 from lepton_ai.node.log import ReplicaLog
 from lepton_ai.node.network import SHARED, Network
 from lepton_ai.node.users import Users
-from lepton_ai.settings import Settings, default_home, load
+from lepton_ai.settings import Settings, load
 from lepton_ai.spec.base import NAME_PATTERN, is_name, uuid7
 from lepton_ai.store import Store
 from lepton_ai.tenancy import Access, load_key
@@ -61,9 +61,7 @@ def up(
     """
     say = say or (lambda _: None)
     settings = settings or load({"cell": name})
-    if not is_name(name):
-        raise Invalid(f"{name!r} cannot be a cell's name", hint=f"names match {NAME_PATTERN}, for example: local")
-    path = settings.home / "cells" / name
+    path = settings.home / "cells" / _named(name)
     remote = hosts.hosts(settings.cluster)
     if remote and nodes is not None:
         raise Invalid(f"cluster = {settings.cluster} names its nodes", hint="leave --nodes out")
@@ -89,9 +87,10 @@ def down(name: str = "local", *, settings: Settings | None = None, purge: bool =
     Raises NotFound when there is no such cell, Timeout when a process does not end.
     """
     say = say or (lambda _: None)
-    home = settings.home if settings is not None else default_home()
-    path = home / "cells" / name
-    if not path.is_dir():
+    home = _home(settings)
+    path = home / "cells" / _named(name)
+    # Not any folder: with `purge` all that is in it goes.
+    if not any((path / part).exists() for part in ("cell.json", "system")):
         raise NotFound(f"there is no cell {name!r} in {home}", hint=_cells_hint(home))
     with _locked(path):
         say(f"ending cell {name}")
@@ -118,8 +117,8 @@ def down(name: str = "local", *, settings: Settings | None = None, purge: bool =
 
 def attach(name: str = "local", *, settings: Settings | None = None) -> Cloud:
     """A connection to a cell on this machine. Raises NotFound when there is none of that name."""
-    settings = settings or load({"cell": name})
-    found = read(settings.home / "cells" / name)
+    settings = settings or load({"cell": _named(name)})
+    found = read(settings.home / "cells" / _named(name))
     if found is None:
         raise NotFound(f"there is no cell {name!r} on this machine", hint=_cells_hint(settings.home))
     try:
@@ -133,14 +132,25 @@ def attach(name: str = "local", *, settings: Settings | None = None) -> Cloud:
 
 def cells(*, settings: Settings | None = None) -> list[str]:
     """The names of the cells of this user on this machine, running or not."""
-    home = settings.home if settings is not None else default_home()
+    home = _home(settings)
     return sorted(path.parent.name for path in home.glob("cells/*/cell.json"))
 
 
 def state(name: str = "local", *, settings: Settings | None = None) -> State | None:
     """Where the cell is and how it is reached; None when there is none of that name."""
-    home = settings.home if settings is not None else default_home()
-    return read(home / "cells" / name)
+    return read(_home(settings) / "cells" / _named(name))
+
+
+def _named(name: str) -> str:
+    """A cell's name, which is never a path. Raises Invalid."""
+    if not is_name(name):
+        raise Invalid(f"{name!r} cannot be a cell's name", hint=f"names match {NAME_PATTERN}, for example: local")
+    return name
+
+
+def _home(settings: Settings | None) -> Path:
+    """Where cells lie: also what a lepton.toml says counts, as for `up`."""
+    return (settings or load()).home
 
 
 def _check_isolation(settings: Settings, path: Path) -> None:

@@ -19,14 +19,14 @@ def up(session: Session) -> None:
     settings = _kept(session)
     nodes = session.arguments.nodes or hosts.local(settings.cluster) or None
     if session.arguments.dry_run:
-        verb = "adopt what runs of" if cloud.state(settings.cell) else "create"
+        verb = "adopt what runs of" if cloud.state(settings.cell, settings=settings) else "create"
         session.print(
             f"would {verb} cell {settings.cell} in {settings.cell_dir}: "
             f"{nodes or len(hosts.hosts(settings.cluster))} nodes, {settings.gateways} gateways"
         )
         return
     with cloud.up(settings.cell, settings=settings, nodes=nodes, say=session.say):
-        state = cloud.state(settings.cell)
+        state = cloud.state(settings.cell, settings=settings)
     session.print(f"cell {settings.cell} is up")
     if state is not None:
         session.print(render.fields({"api": state.api_url, "gateway": state.gateway_url, "folder": settings.cell_dir}))
@@ -38,7 +38,7 @@ def _kept(session: Session) -> Settings:
     from lepton_ai import cloud, settings
 
     flags = {**session.flags, "isolation": session.arguments.isolation, "runtime": session.arguments.runtime}
-    before = cloud.state(session.settings.cell)
+    before = cloud.state(session.settings.cell, settings=session.settings)
     if before is not None:
         for key, _, source, _ in settings.explain(flags):
             if key in ("isolation", "runtime", "cluster") and source == "default":
@@ -51,7 +51,7 @@ def down(session: Session) -> None:
     from lepton_ai import cloud
 
     arguments = session.arguments
-    names = cloud.cells() if arguments.all else [arguments.name or session.settings.cell]
+    names = cloud.cells(settings=session.settings) if arguments.all else [arguments.name or session.settings.cell]
     if not names:
         session.say("there is no cell on this machine")
     for name in names:
@@ -60,7 +60,7 @@ def down(session: Session) -> None:
                 f"would stop cell {name}" + (" and delete its data" if arguments.purge else " and keep its data")
             )
         elif not arguments.purge or session.confirm(f"delete cell {name} with its tables, models and logs"):
-            cloud.down(name, purge=arguments.purge, say=session.say)
+            cloud.down(name, settings=session.settings, purge=arguments.purge, say=session.say)
             kept = "its data are deleted" if arguments.purge else "its data are kept: lepton up brings it back"
             session.print(f"cell {name} is down, {kept}")
 

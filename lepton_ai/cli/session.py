@@ -98,4 +98,4 @@ def attach(settings: Settings) -> Any:
         return Cloud(settings.url, settings.token, settings.workspace)
     from lepton_ai import cloud
 
-    return cloud.attach(settings.cell)
+    return cloud.attach(settings.cell, settings=settings)

@@ -11,6 +11,7 @@ import pytest
 
 from lepton_ai.cli.__main__ import main
 from lepton_ai.errors import NotFound, Unavailable
+from lepton_ai.settings import Settings
 
 
 def raising(problem: BaseException) -> Callable[[Any], Any]:
@@ -82,13 +83,13 @@ class FakeCell(ModuleType):
         super().__init__("lepton_ai.cloud")
         self.names, self.asked = names, []  # type: ignore[var-annotated]
 
-    def cells(self) -> list[str]:
+    def cells(self, *, settings: Settings) -> list[str]:
         return self.names
 
-    def state(self, name: str) -> None:
+    def state(self, name: str, *, settings: Settings) -> None:
         return None
 
-    def down(self, name: str, *, purge: bool, say: Callable[[str], None]) -> None:
+    def down(self, name: str, *, settings: Settings, purge: bool, say: Callable[[str], None]) -> None:
         self.asked.append((name, purge))
 
 
