@@ -60,6 +60,9 @@ class Settings:
     gateway_port: int = field(default=0, metadata={"help": "port of the gateway; 0: a free one, kept in the cell"})
     tls_cert: str = field(default="", metadata={"help": "PEM file; needed to listen beyond loopback"})
     tls_key: str = field(default="", metadata={"help": "PEM file with the key of tls_cert"})
+    trusted_proxies: str = field(
+        default="", metadata={"help": "networks whose X-Forwarded-For the gateway believes, by commas; empty: none"}
+    )
     log_retention_days: int = field(default=14, metadata={"help": "logs of ended replicas are kept so long"})
     log_retention_mib: int = field(default=2048, metadata={"help": "logs of ended replicas take at most so much"})
     lease_s: float = field(default=5.0, metadata={"help": "leader lease of the control loops"})
@@ -175,6 +178,12 @@ def _validate(settings: Settings) -> None:
         raise Invalid(f"isolation = {settings.isolation!r} is not known", hint=f"use {' or '.join(ISOLATIONS)}")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise Invalid("tls_cert and tls_key go together", hint="set both, or neither")
+    for text in networks(settings.trusted_proxies):
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            hint = "for example 10.0.0.0/8,192.0.2.7"
+            raise Invalid(f"trusted_proxies: {text!r} is not an address or network", hint=hint) from None
     for key in ("api_host", "gateway_host"):
         host = getattr(settings, key)
         if not is_loopback(host) and not settings.tls_cert:
@@ -182,6 +191,11 @@ def _validate(settings: Settings) -> None:
                 f"{key} = {host} would listen beyond this machine without TLS",
                 hint="set tls_cert and tls_key, or listen on 127.0.0.1",
             )
+
+
+def networks(text: str) -> tuple[str, ...]:
+    """The parts of a list by commas."""
+    return tuple(part for part in (word.strip() for word in text.split(",")) if part)
 
 
 def is_loopback(host: str) -> bool:

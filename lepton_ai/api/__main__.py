@@ -133,7 +133,7 @@ def _loop(
     state: folder.State, store: Store, fleet: HttpFleet, secrets: Secrets, events: Events, blob_key: bytes
 ) -> Loop:
     settings, clock = state.settings, SystemClock()
-    listen = Listen(state.gateway_host, state.gateway_port, settings.tls_cert, settings.tls_key)
+    listen = Listen.of(settings, state.gateway_host, state.gateway_port)
     gateway = EnvoyGateway(state.dir / "gateway", listen, settings.gateways, upstream=hosts.upstream(state))
     publisher = Publisher(gateway, clock)
     base = f"{state.api_url}/api/v2/workspaces/system/x/blobs"

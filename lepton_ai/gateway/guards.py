@@ -1,7 +1,8 @@
 """Who may pass a route: endpoint tokens and networks, by two of Envoy's RBAC filters.
 
 By RBAC: Envoy's api_key_auth filter is marked work in progress and outside its threat model. The address is the
-connection's own: what X-Forwarded-For says is anybody's to write.
+connection's own, as what X-Forwarded-For says is anybody's to write; only connections from trusted proxies are read
+otherwise (see `listener`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def guards(tokens: tuple[str, ...] | None, allowlists: tuple[tuple[str, ...], ..
     found: Resource = {}
     lists = [networks for networks in allowlists if networks]
     if lists:
-        rules = [{"or_ids": {"ids": [{"direct_remote_ip": network(text)} for text in networks]}} for networks in lists]
+        rules = [{"or_ids": {"ids": [{"remote_ip": network(text)} for text in networks]}} for networks in lists]
         found["networks"] = _allow({"and_ids": {"ids": rules}})
     if tokens is not None:
         # With no token at all, nobody.

@@ -10,7 +10,7 @@ from typing import Any
 
 from lepton_ai.errors import Invalid
 from lepton_ai.gateway import guards
-from lepton_ai.settings import is_loopback
+from lepton_ai.settings import Settings, is_loopback, networks
 
 Resource = dict[str, Any]
 
@@ -19,16 +19,26 @@ Resource = dict[str, Any]
 class Listen:
     """Where the gateway listens.
 
+    What X-Forwarded-For says of a caller is believed from the networks in `trusted` only: those of proxies before it.
+
     Raises:
-        Invalid: an address beyond loopback without TLS, or a certificate without its key.
+        Invalid: an address beyond loopback without TLS, a certificate without its key, or no network.
     """
 
     host: str = "127.0.0.1"
     port: int = 0
     tls_cert: str = ""
     tls_key: str = ""
+    trusted: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings, host: str, port: int) -> Listen:
+        """What a cell's settings say of its gateway at `host`:`port`."""
+        return cls(host, port, settings.tls_cert, settings.tls_key, networks(settings.trusted_proxies))
 
     def __post_init__(self) -> None:
+        for text in self.trusted:
+            guards.network(text)
         if bool(self.tls_cert) != bool(self.tls_key):
             raise Invalid("tls_cert and tls_key go together", hint="set both, or neither")
         if not is_loopback(self.host) and not self.tls_cert:
@@ -46,31 +56,36 @@ class Listen:
 
 def listener(listen: Listen, routes_file: str) -> Resource:
     """The one listener; several Envoys bind the same port (SO_REUSEPORT)."""
-    chain: Resource = {
-        "filters": [
-            {
-                "name": "http",
-                "typed_config": {
-                    "@type": _HTTP + "HttpConnectionManager",
-                    **connection_manager(),
-                    "rds": {
-                        "route_config_name": "routes",
-                        "config_source": {"resource_api_version": "V3", "path_config_source": {"path": routes_file}},
-                    },
-                },
-            }
-        ]
-    }
-    if listen.tls_cert:
-        chain["transport_socket"] = tls(listen)
+    chains = [chain(listen, routes_file)]
+    if listen.trusted:
+        ranges = [guards.network(text) for text in listen.trusted]
+        chains.insert(0, {**chain(listen, routes_file, hops=1), "filter_chain_match": {"source_prefix_ranges": ranges}})
     return {
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": "gateway",
         "address": {"socket_address": {"address": listen.address, "port_value": listen.port}},
         "enable_reuse_port": True,
         "per_connection_buffer_limit_bytes": 1 << 20,
-        "filter_chains": [chain],
+        "filter_chains": chains,
     }
+
+
+def chain(listen: Listen, routes_file: str, hops: int = 0) -> Resource:
+    """What becomes of a connection. `hops`: so many proxies before it say who calls; at 0 it is who connects."""
+    manager: Resource = {
+        "@type": _HTTP + "HttpConnectionManager",
+        **connection_manager(),
+        "rds": {
+            "route_config_name": "routes",
+            "config_source": {"resource_api_version": "V3", "path_config_source": {"path": routes_file}},
+        },
+    }
+    if hops:
+        manager["xff_num_trusted_hops"] = hops
+    made: Resource = {"name": f"hops-{hops}", "filters": [{"name": "http", "typed_config": manager}]}
+    if listen.tls_cert:
+        made["transport_socket"] = tls(listen)
+    return made
 
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."

@@ -155,10 +155,10 @@ class Load:
 class Place:
     """The gateway under test with everything that it needs."""
 
-    def __init__(self, folder: Path, upstream: Upstream | None = None) -> None:
+    def __init__(self, folder: Path, upstream: Upstream | None = None, trusted: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.port = free_port()
-        self.gateway = EnvoyGateway(folder, Listen("127.0.0.1", self.port), upstream=upstream)
+        self.gateway = EnvoyGateway(folder, Listen("127.0.0.1", self.port, trusted=trusted), upstream=upstream)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.replicas: list[Replica] = []
         self.loads: list[Load] = []
@@ -246,6 +246,16 @@ def make_route(name: str, *releases: list[Replica], weights: tuple[int, ...] = (
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path / "gateway")
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[Place]:
+    """A gateway behind a proxy whose addresses are those of 127.0.7.0/24."""
+    made = Place(tmp_path / "gateway", trusted=("127.0.7.0/24",))
     try:
         yield made
     finally:

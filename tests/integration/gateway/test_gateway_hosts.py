@@ -54,6 +54,36 @@ def test_only_the_networks_of_a_route_get_through(place: Any, route: Callable[..
     assert "x-lepton-admitted" not in get_from(place, "127.0.0.2", "/default/both/", **token)[1]["fields"]
 
 
+def test_only_a_trusted_proxy_says_who_calls(behind: Any, route: Callable[..., Route]) -> None:
+    one, two = behind.replica("one"), behind.replica("two")
+    behind.publish(
+        route("near", [one], allowlist=("192.0.2.0/24",)),
+        route("sticky", [one, two], balance=Balance(policy="maglev")),
+    )
+    caller = {"X-Forwarded-For": "192.0.2.9"}
+    assert get_from(behind, "127.0.7.1", "/default/near/", **caller)[0] == 200
+    # The last word is the proxy's own; what its caller wrote before that counts for nothing.
+    forged = {"X-Forwarded-For": "192.0.2.9, 203.0.113.5"}
+    assert get_from(behind, "127.0.7.1", "/default/near/", **forged)[0] == 403
+    assert get_from(behind, "127.0.7.1", "/default/near/", **{"X-Forwarded-For": "203.0.113.5"})[0] == 403
+    assert get_from(behind, "127.0.7.1", "/default/near/")[0] == 403, "the proxy itself is not on the list"
+    assert get_from(behind, "127.0.0.1", "/default/near/", **caller)[0] == 403
+    status, body = get_from(behind, "127.0.7.1", "/default/near/", **caller, **{"x-envoy-retry-on": "5xx"})
+    assert status == 200
+    assert "x-envoy-retry-on" not in body["fields"]
+    behind.until(lambda: {get_from(behind, f"127.0.7.{n}", "/default/sticky/")[0] for n in range(1, 30)} == {200})
+    # Callers behind one proxy are told apart, and each stays where it is whichever way it comes.
+    found = {
+        n: {
+            get_from(behind, f"127.0.7.{way}", "/default/sticky/", **{"X-Forwarded-For": f"192.0.2.{n}"})[1]["name"]
+            for way in (1, 2, 3)
+        }
+        for n in range(1, 40)
+    }
+    assert all(len(names) == 1 for names in found.values())
+    assert set().union(*found.values()) == {"one", "two"}
+
+
 def test_maglev_keeps_a_caller_at_its_replica(place: Any, route: Callable[..., Route]) -> None:
     replicas = [place.replica(name) for name in "abc"]
     place.publish(route("sticky", replicas, balance=Balance(policy="maglev")))
