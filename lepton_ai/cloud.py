@@ -237,7 +237,7 @@ def _token(state: State, access: Access) -> str:
 
 def _launch(state: State, say: Say) -> None:
     settings = state.settings
-    listen = Listen(state.gateway_host, state.gateway_port, settings.tls_cert, settings.tls_key)
+    listen = Listen.of(settings, state.gateway_host, state.gateway_port)
     gateway = EnvoyGateway(state.dir / "gateway", listen, settings.gateways, upstream=hosts.upstream(state))
     workloads: dict[str, ShimSpec] = {}
     for number in range(1, settings.gateways + 1):
@@ -305,7 +305,7 @@ def _end_containers(path: Path, purge: bool, say: Say) -> None:
 
 def _await(state: State, cloud: Cloud, say: Say) -> None:
     """Until the loops lead, every node is there and the gateway takes requests."""
-    listen = Listen(state.gateway_host, state.gateway_port, state.settings.tls_cert, state.settings.tls_key)
+    listen = Listen.of(state.settings, state.gateway_host, state.gateway_port)
     deadline_s = time.monotonic() + READY_S
     while True:
         waits = _waits_for(state, cloud, listen)
