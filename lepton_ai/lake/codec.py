@@ -53,11 +53,16 @@ class Head:
         return MAGIC + struct.pack(">H", len(text)) + text
 
 
-def seal(parts: Iterable[bytes], key_id: str, key: bytes, *, frame_bytes: int = FRAME_BYTES) -> Iterator[bytes]:
-    """`parts` as a sealed stream under the content key `key` (32 bytes), in pieces; memory: a few frames."""
+def seal(
+    parts: Iterable[bytes], key_id: str, key: bytes, *, context: str = "", frame_bytes: int = FRAME_BYTES
+) -> Iterator[bytes]:
+    """`parts` as a sealed stream under the content key `key` (32 bytes), in pieces; memory: a few frames.
+
+    `context` says what it is (the name of an object): it opens only where the same is expected.
+    """
     head = Head(key_id, os.urandom(32), frame_bytes)
     opening = head.encode()
-    cipher, bound = _cipher(head, key), hashlib.sha256(opening).digest()
+    cipher, bound = _cipher(head, key), _bound(opening, context)
     yield opening
     lengths: list[int] = []
     size = rest = 0
@@ -72,14 +77,16 @@ def seal(parts: Iterable[bytes], key_id: str, key: bytes, *, frame_bytes: int = 
     yield closing + struct.pack(">I", len(closing))
 
 
-def unseal(parts: Iterable[bytes], key_of: Callable[[str], bytes], name: str = "the stream") -> Iterator[bytes]:
+def unseal(
+    parts: Iterable[bytes], key_of: Callable[[str], bytes], name: str = "the stream", *, context: str = ""
+) -> Iterator[bytes]:
     """The plain bytes of a sealed stream, in pieces. `key_of` gives the content key of an id.
 
     Raises Corrupt for anything that was not sealed so, was changed, ends early or goes on; pieces given out before
     that are right. What `key_of` raises passes through.
     """
     source = _Source(parts)
-    head, bound = _head(source.take, name)
+    head, bound = _head(source.take, name, context)
     cipher = _cipher(head, key_of(head.key_id))
     lengths: list[int] = []
     size, last = 0, False
@@ -122,11 +129,13 @@ class Index:
         return first, self.offsets[first], self.offsets[last + 1]
 
 
-def index(read: Callable[[int, int], bytes], size: int, key_of: Callable[[str], bytes], name: str) -> Index:
+def index(
+    read: Callable[[int, int], bytes], size: int, key_of: Callable[[str], bytes], name: str, *, context: str = ""
+) -> Index:
     """The index of a sealed stream of `size` bytes that `read(start, end)` reads. Raises Corrupt."""
     begin = read(0, min(size, len(MAGIC) + 2 + HEAD_BYTES_MAX))
     source = _Source([begin])
-    head, bound = _head(source.take, name)
+    head, bound = _head(source.take, name, context)
     opened = len(begin) - source.left
     if size < opened + 4:
         raise _broken(name, "it ends early")
@@ -213,7 +222,20 @@ def _plain(body: bytes, head: Head, name: str) -> bytes:
         raise _broken(name, str(error)) from None
 
 
-def _head(take: Callable[[int], bytes], name: str) -> tuple[Head, bytes]:
+def is_sealed(opening: bytes) -> bool:
+    """Whether what begins so is a sealed stream, and not something that happens to begin with its first letters."""
+    try:
+        _head(_Source([opening]).take, "it", "")
+    except Corrupt:
+        return False
+    return True
+
+
+def _bound(opening: bytes, context: str) -> bytes:
+    return hashlib.sha256(len(opening).to_bytes(4) + opening + context.encode("utf-8", "surrogatepass")).digest()
+
+
+def _head(take: Callable[[int], bytes], name: str, context: str) -> tuple[Head, bytes]:
     opening = take(len(MAGIC) + 2)
     if len(opening) < len(MAGIC) + 2 or not opening.startswith(MAGIC):
         raise _broken(name, "it does not begin as a sealed stream")
@@ -226,7 +248,7 @@ def _head(take: Callable[[int], bytes], name: str) -> tuple[Head, bytes]:
         raise _broken(name, "its head cannot be read") from None
     if length > HEAD_BYTES_MAX or len(head.salt) != 32 or not 1 <= head.frame_bytes <= FRAME_BYTES_MAX:
         raise _broken(name, "its head cannot be right")
-    return head, hashlib.sha256(opening + text).digest()
+    return head, _bound(opening + text, context)
 
 
 def _cipher(head: Head, key: bytes) -> Any:

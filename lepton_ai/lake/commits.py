@@ -290,11 +290,15 @@ def write_parquet(folder: Path, intent_id: str, rows: Any) -> tuple[str, int, st
     import pyarrow.parquet as parquet
 
     name = f"part-{intent_id}.parquet"
-    with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        parquet.write_table(rows, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-        size = file.tell()
+    try:
+        with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            parquet.write_table(rows, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+    except BaseException:
+        _remove(folder / name)  # half of it would stand on the disk that is full
+        raise
     return name, size, statistics(rows)
 
 

@@ -8,7 +8,6 @@ CA. Beyond this machine TLS is used, or the connection is refused.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from lepton_ai.errors import Conflict, Forbidden, Invalid, LeptonError, NotFound, TooLarge, Unavailable, Unsupported
 from lepton_ai.lake.bus import MESSAGE_BYTES_MAX, PARTITIONS_MAX, Delivered, Message, check_topic
+from lepton_ai.settings import is_loopback
 
 ANSWER_S = 15.0
 PUBLISH_S = 30.0
@@ -227,7 +227,7 @@ def _config(servers: str) -> dict[str, Any]:
     given = {name.removeprefix(_PREFIX).lower(): os.environ[name] for name in os.environ if name.startswith(_PREFIX)}
     config: dict[str, Any] = {"bootstrap.servers": servers, "client.id": "lepton_ai", "log_level": 2}
     config["socket.timeout.ms"] = int(ANSWER_S * 1000)
-    local = all(_loopback(server.rpartition(":")[0] or server) for server in servers.split(","))
+    local = all(is_loopback((server.rpartition(":")[0] or server).strip("[]")) for server in servers.split(","))
     protocol = "PLAINTEXT" if local else "SSL"
     if given.get("ca"):
         config["ssl.ca.location"], protocol = given["ca"], "SSL"
@@ -238,12 +238,3 @@ def _config(servers: str) -> dict[str, Any]:
         }  # fmt: skip
         protocol = f"SASL_{protocol}"
     return {**config, "security.protocol": protocol}
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

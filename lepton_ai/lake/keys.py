@@ -12,6 +12,7 @@ import json
 import os
 import re
 import threading
+import time
 from typing import Any
 
 from lepton_ai.errors import Conflict, Corrupt, Invalid, NotFound
@@ -20,8 +21,8 @@ from lepton_ai.lake.place import Place
 from lepton_ai.spec.base import uuid7
 
 KEY_BYTES = 32
-KEPT = 8
-"""Older rings than so many are deleted: a key that leaked must not open them for ever."""
+LOOK_S = 60.0
+"""A ring that another process renewed is noticed for new data after so long at the latest."""
 TRIES = 20
 _NAME = re.compile(r"ring-([0-9]{8})\.json\Z")
 _WRAP = b"lepton/lake/wrap/1"
@@ -39,11 +40,12 @@ class Keyring:
         self._lock = threading.Lock()
         self._keys: dict[str, bytes] = {}
         self._active = ""
+        self._looked_s = 0.0
 
     def active(self) -> tuple[str, bytes]:
         """(id, key) of the content key for new data. Raises Corrupt when `kek` is not the ring's."""
         with self._lock:
-            if not self._active:
+            if not self._active or time.monotonic() - self._looked_s > LOOK_S:
                 self._load()
             return self._active, self._keys[self._active]
 
@@ -57,14 +59,22 @@ class Keyring:
             return self._keys[key_id]
 
     def renew(self) -> str:
-        """A new content key for what is written from now on; its id. What is there stays readable."""
+        """A new content key for what is written from now on; its id. What is there stays readable.
+
+        Others that have the lake open seal under it within a minute.
+        """
         return str(self._change(self._kek, fresh=True)["active"])
 
     def rotate(self, kek: bytes) -> None:
-        """Wrap every content key by `kek` instead; no data is rewritten. Raises Invalid, Conflict, Corrupt."""
+        """Wrap every content key by `kek` instead, and seal new data under a new one; no data is rewritten.
+
+        The old key opens nothing any more: earlier rings are removed. (Who had it may have kept a copy of a ring, or
+        the content keys: what was readable with a key that leaked is to be taken for read.) Raises Invalid, Conflict,
+        Corrupt.
+        """
         if len(kek) != KEY_BYTES:
             raise Invalid(f"a lake's key has {len(kek)} bytes, not {KEY_BYTES}", hint="head -c 32 /dev/urandom > key")
-        self._change(kek, fresh=False)
+        self._change(kek, fresh=True)
         with self._lock:
             self._kek = kek
 
@@ -77,6 +87,7 @@ class Keyring:
             except Conflict:  # another made the first ring meanwhile: its keys are the lake's
                 ring = self._newest()[1]
         self._keys, self._active = _opened(ring, self._kek), str(ring["active"])
+        self._looked_s = time.monotonic()
 
     def _change(self, kek: bytes, *, fresh: bool) -> dict[str, Any]:
         with self._lock:
@@ -104,11 +115,16 @@ class Keyring:
         return ring
 
     def _tidy(self, newest: int) -> None:
-        for number in range(max(1, newest - KEPT - 8), newest - KEPT + 1):
-            self._rings.delete(f"ring-{number:08d}.json")
+        """Earlier rings go: they may be wrapped by a key that is not to open anything any more."""
+        for number in self._numbers():
+            if number < newest:
+                self._rings.delete(f"ring-{number:08d}.json")
+
+    def _numbers(self) -> list[int]:
+        return [int(match[1]) for key in self._rings.keys() if (match := _NAME.match(key))]  # noqa: SIM118
 
     def _newest(self) -> tuple[int, dict[str, Any]]:
-        numbers = [int(match[1]) for key in self._rings.keys() if (match := _NAME.match(key))]  # noqa: SIM118
+        numbers = self._numbers()
         if not numbers:
             return 0, {}
         number = max(numbers)

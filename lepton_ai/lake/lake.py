@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import TracebackType
 
-from lepton_ai.errors import Invalid
+from lepton_ai.errors import Invalid, Unsupported
 from lepton_ai.lake.keys import Keyring
 from lepton_ai.lake.objects import Objects
 from lepton_ai.lake.place import Place
@@ -22,6 +23,7 @@ class Lake:
         self.objects = Objects(place.below("objects"), self.keys)
         self._tables = place.below("tables")
         self._worker: QueryWorker | None = None
+        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -35,7 +37,13 @@ class Lake:
         return self.place.folder
 
     def table(self, ref: str) -> Table:
-        """The table `ratings`, or one version of it to read: `ratings@2`. It need not exist yet."""
+        """The table `ratings`, or one version of it to read: `ratings@2`. It need not exist yet.
+
+        Raises Unsupported in a lake with a key: the files of tables are not sealed yet.
+        """
+        if self.keys is not None:
+            hint = "open the lake without a key, on an encrypted disk, or keep objects in it"
+            raise Unsupported("tables of a lake with a key would lie in plain text", hint=hint)
         return Table.of(self._tables, ref)
 
     def tables(self) -> list[str]:
@@ -44,9 +52,11 @@ class Lake:
 
     def query(self, sql: str, limits: Limits | None = None) -> Answer:
         """SQL over the tables, in a sealed process of its own; `ratings@2` reads version 2. See `QueryWorker`."""
-        if self._worker is None:
-            self._worker = QueryWorker(self.url)
-        return self._worker.query(sql, limits)
+        with self._lock:
+            if self._worker is None:
+                self._worker = QueryWorker(self.url)
+            worker = self._worker
+        return worker.query(sql, limits)
 
     def close(self) -> None:
         """Ends the query worker, if there is one."""

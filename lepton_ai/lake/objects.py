@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import queue
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,13 @@ KEY_BYTES_MAX = 900
 PART_BYTES_MAX = 200
 PIECE_BYTES = 5 << 20
 """What is put in pieces goes in parts of this size (the least that S3 takes)."""
+
+
+READ_TRIES = 5
+
+
+class _Changed(Exception):
+    """The object has another version by now."""
 
 
 class Seal(Protocol):
@@ -63,7 +72,7 @@ class Objects:
 
         if create and replaces is not None:
             raise Invalid("create and replaces exclude each other", hint="give one of them")
-        body, small = self._body(data)
+        body, small = self._body(check(key), data)
         mode: Any = "create" if create else "overwrite"
         with self._faults(key), self._condition(key, replaces) as conditional:
             if conditional is not None:
@@ -73,7 +82,9 @@ class Objects:
                 whole = body if isinstance(body, bytes) else b"".join(body)
                 obstore.put(self._store(), check(key), whole, mode=mode, use_multipart=False)
             else:
-                obstore.put(self._store(), check(key), _pieces(body), use_multipart=True, chunk_size=PIECE_BYTES)
+                parts = [body] if isinstance(body, bytes) else body
+                with _aside(parts) as coming:
+                    obstore.put(self._store(), check(key), coming, use_multipart=True, chunk_size=PIECE_BYTES)
 
     def get(self, key: str) -> bytes:
         """The bytes of `key`. Raises NotFound, Corrupt (sealed and changed, or not sealed)."""
@@ -87,39 +98,72 @@ class Objects:
             pieces = iter(obstore.get(self._store(), check(key)).stream())
         raw = self._raw(key, pieces)
         if self._seal is not None:
-            yield from codec.unseal(raw, self._seal.key, f"the object {key}")
+            yield from codec.unseal(raw, self._seal.key, f"the object {key}", context=key)
             return
         first = next(raw, b"")
-        if first.startswith(codec.MAGIC):
+        if first.startswith(codec.MAGIC) and codec.is_sealed(first):
             raise Corrupt(f"the object {key} is sealed", hint="open the lake with its key")
         yield first
         yield from raw
 
     def read(self, key: str, start: int, end: int) -> bytes:
-        """The bytes [start, end) of `key`, fewer where it ends before. Only what holds them is fetched."""
+        """The bytes [start, end) of `key`, fewer where it ends before. Only what holds them is fetched.
+
+        All of one version, also while others put it anew.
+        """
         if not 0 <= start <= end:
             raise Invalid(f"[{start}, {end}) is not a range", hint="give 0 <= start <= end")
+        for _ in range(READ_TRIES):
+            info = self.head(key)
+            try:
+                return self._read(info, start, end)
+            except _Changed:
+                continue
+        return self._passing(key, start, end)
+
+    def _passing(self, key: str, start: int, end: int) -> bytes:
+        """The range from one stream of the whole object, which is of one version however often it is put."""
+        kept, at = bytearray(), 0
+        for piece in self.stream(key):
+            kept += piece[max(0, start - at) : max(0, end - at)]
+            at += len(piece)
+            if at >= end:
+                break
+        return bytes(kept)
+
+    def _read(self, info: ObjectInfo, start: int, end: int) -> bytes:
         if self._seal is None:
-            return self._range(key, start, min(end, self.head(key).size_bytes))
-        found = self._index(key)
+            return self._range(info, start, min(end, info.size_bytes))
+        found = self._index(info)
         end = min(end, found.size_bytes)
         if start >= end:
             return b""
         first, begin, stop = found.span(start, end)
-        name = f"the object {key}"
-        plain = codec.frames(found, self._range(key, begin, stop), first, self._seal.key, name)
+        name = f"the object {info.key}"
+        plain = codec.frames(found, self._range(info, begin, stop), first, self._seal.key, name)
         offset = first * found.head.frame_bytes
         return plain[start - offset : end - offset]
 
     def size(self, key: str) -> int:
         """How many bytes `get` gives. Raises NotFound, Corrupt."""
-        return self.head(key).size_bytes if self._seal is None else self._index(key).size_bytes
+        for _ in range(READ_TRIES):
+            info = self.head(key)
+            if self._seal is None:
+                return info.size_bytes
+            try:
+                return self._index(info).size_bytes
+            except _Changed:
+                continue
+        return sum(map(len, self.stream(key)))
 
     def copy(self, key: str, to: str) -> None:
-        """A second object with the same bytes, made within the store. Raises NotFound."""
+        """A second object with the same bytes: made within the store, or sealed anew. Raises NotFound."""
         import obstore
 
-        with self._faults(key):
+        if self._seal is not None:
+            self.put(to, self.stream(key))
+            return
+        with self._faults(key), self._shared():
             obstore.copy(self._store(), check(key), check(to))
 
     def head(self, key: str) -> ObjectInfo:
@@ -151,8 +195,9 @@ class Objects:
         """Removes `key`; one that is not there is no error."""
         import obstore
 
-        with contextlib.suppress(NotFound), self._faults(key):
-            obstore.delete(self._store(), check(key))
+        check(key)
+        with contextlib.suppress(NotFound), self._faults(key), self._shared():
+            obstore.delete(self._store(), key)
 
     def path(self, key: str) -> Path:
         """The file that holds `key`, for readers on this machine. Raises NotFound, Invalid (a bucket, or sealed)."""
@@ -166,27 +211,36 @@ class Objects:
 
     # -- within
 
-    def _body(self, data: bytes | Iterable[bytes] | Path) -> tuple[bytes | Iterable[bytes], bool]:
+    def _body(self, key: str, data: bytes | Iterable[bytes] | Path) -> tuple[bytes | Iterable[bytes], bool]:
         """(what is stored, whether it is small enough to go in one part)."""
         small = isinstance(data, bytes) and len(data) <= PIECE_BYTES
         pieces: Iterable[bytes] = [data] if isinstance(data, bytes) else _file(data) if isinstance(data, Path) else data
         if self._seal is None:
             return (data, small) if isinstance(data, bytes) else (pieces, False)
-        sealed = codec.seal(pieces, *self._seal.active())
+        # Bound to its key: a store must not pass off one object as another.
+        sealed = codec.seal(pieces, *self._seal.active(), context=key)
         return (b"".join(sealed), True) if small else (sealed, False)
 
-    def _index(self, key: str) -> codec.Index:
+    def _index(self, info: ObjectInfo) -> codec.Index:
         assert self._seal is not None
-        size = self.head(key).size_bytes
-        return codec.index(lambda a, b: self._range(key, a, b), size, self._seal.key, f"the object {key}")
+        name = f"the object {info.key}"
+        return codec.index(
+            lambda a, b: self._range(info, a, b), info.size_bytes, self._seal.key, name, context=info.key
+        )
 
-    def _range(self, key: str, start: int, end: int) -> bytes:
+    def _range(self, info: ObjectInfo, start: int, end: int) -> bytes:
+        """Bytes of the version that `info` is of. Raises _Changed when there is another by now."""
         import obstore
+        from obstore.exceptions import PreconditionError
 
         if start >= end:
             return b""
-        with self._faults(key):
-            return bytes(obstore.get_range(self._store(), check(key), start=start, end=end))
+        options: Any = {"range": (start, end), "if_match": info.etag} if info.etag else {"range": (start, end)}
+        with self._faults(info.key):
+            try:
+                return bytes(obstore.get(self._store(), check(info.key), options=options).bytes())
+            except PreconditionError:
+                raise _Changed from None
 
     def _raw(self, key: str, pieces: Iterator[Any]) -> Iterator[bytes]:
         while True:
@@ -203,18 +257,33 @@ class Objects:
     @contextlib.contextmanager
     def _condition(self, key: str, etag: str | None) -> Iterator[str | None]:
         """What the store is told of a condition. A folder knows none: there it holds among users of this class."""
-        folder = self.place.folder
-        if etag is None or folder is None:
-            yield etag
+        if etag is None or self.place.folder is None:
+            with self._shared():
+                yield etag
             return
-        self.place.make()
-        lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            now = self.head(key).etag
-            if now != etag:
+        with self._locked(fcntl.LOCK_EX):
+            if self.head(key).etag != etag:
                 raise Conflict(f"the object {key} was changed meanwhile", hint="read it again")
             yield None
+
+    @contextlib.contextmanager
+    def _shared(self) -> Iterator[None]:
+        """Beside other changes, but not between the look and the write of a conditional one."""
+        if self.place.folder is None:
+            yield
+            return
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        self.place.make()
+        folder = self.place.folder
+        assert folder is not None
+        lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, how)
+            yield
         finally:
             os.close(lock)
 
@@ -247,9 +316,39 @@ def _file(path: Path) -> Iterator[bytes]:
         raise Invalid(f"cannot read {path}: {error.strerror}", hint="check the path and its rights") from None
 
 
-def _pieces(body: bytes | Iterable[bytes]) -> Iterator[bytes]:
-    """Never empty: a store is told that there is an object by at least one piece."""
-    yield from [body] if isinstance(body, bytes) else body
+@contextlib.contextmanager
+def _aside(parts: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+    """`parts` made on a thread of their own: the engine takes them on its own, where nothing may ask it again."""
+    coming: queue.Queue[bytes | BaseException | None] = queue.Queue(4)
+    given_up = threading.Event()
+
+    def offer(item: bytes | BaseException | None) -> bool:
+        while not given_up.is_set():
+            with contextlib.suppress(queue.Full):
+                coming.put(item, timeout=0.1)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            if all(offer(part) for part in parts):
+                offer(None)
+        except BaseException as error:  # noqa: BLE001 - raised where the parts are taken
+            offer(error)
+
+    def take() -> Iterator[bytes]:
+        while (item := coming.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    maker = threading.Thread(target=make, name="parts", daemon=True)
+    maker.start()
+    try:
+        yield take()
+    finally:
+        given_up.set()
+        maker.join()
 
 
 def _info(meta: Any) -> ObjectInfo:

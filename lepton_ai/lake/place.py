@@ -7,7 +7,6 @@ environment in the providers' own variables (AWS_*, GOOGLE_*, AZURE_*), never fr
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from lepton_ai.errors import DiskFull, Invalid, Unsupported
+from lepton_ai.settings import is_loopback
 
 SCHEMES = ("file", "s3", "gs", "az", "memory")
 _OPTIONS = {
@@ -106,6 +106,8 @@ class Place:
 
     def store(self) -> Any:
         """An `obstore` store of this place; raises Invalid when its options do not suffice."""
+        if self.scheme == "memory":
+            return _memory(self.bucket, self.path)
         return _store(self.scheme, self.bucket, self.path, tuple(sorted(self.options.items())))
 
     def table(self) -> tuple[str, dict[str, str]]:
@@ -130,7 +132,7 @@ def _options(scheme: str, query: str) -> dict[str, str]:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Invalid(f"endpoint {endpoint[:80]!r} is not a URL", hint="for example https://s3.example.com")
-        if parts.scheme == "http" and not _loopback(parts.hostname):
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
             hint = "use https, or a store on this machine"
             raise Invalid(f"endpoint {endpoint[:80]} would send everything in plain text", hint=hint)
     return found
@@ -159,6 +161,14 @@ def _engine(scheme: str, options: dict[str, str]) -> dict[str, str]:
     return named
 
 
+@functools.cache
+def _memory(bucket: str, path: str) -> Any:
+    """For as long as the process lives: there is nothing else that has these bytes."""
+    from obstore.store import MemoryStore
+
+    return MemoryStore()
+
+
 @functools.lru_cache(maxsize=256)
 def _store(scheme: str, bucket: str, path: str, options: tuple[tuple[str, str], ...]) -> Any:
     from datetime import timedelta
@@ -167,9 +177,7 @@ def _store(scheme: str, bucket: str, path: str, options: tuple[tuple[str, str], 
     from obstore.exceptions import BaseError
 
     if scheme == "file":
-        return store.LocalStore(path)
-    if scheme == "memory":
-        return store.MemoryStore()
+        return store.LocalStore(path, automatic_cleanup=True)  # else `a` could not be put after `a/b` was deleted
     config: Any = _engine(scheme, dict(options))
     http = config.pop("allow_http", None)
     client: Any = {"connect_timeout": timedelta(seconds=CONNECT_S), "timeout": timedelta(seconds=TIMEOUT_S)}
@@ -184,12 +192,3 @@ def _store(scheme: str, bucket: str, path: str, options: tuple[tuple[str, str], 
         raise Invalid(
             f"{scheme}://{bucket} cannot be used: {cause}", hint="check region, endpoint, credentials"
         ) from None
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

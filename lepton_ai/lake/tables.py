@@ -19,15 +19,13 @@ from lepton_ai.errors import Conflict, Corrupt, DiskFull, Invalid, LeptonError, 
 from lepton_ai.lake.commits import Progress
 from lepton_ai.lake.deltalog import DeltaLog
 from lepton_ai.lake.place import Place
-from lepton_ai.lake.write import write
+from lepton_ai.lake.write import TRANSACTION_KEY, WRITE_KEY, write
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _REF = re.compile(r"([a-z][a-z0-9_]{0,62})(?:@([1-9][0-9]{0,14}))?\Z")
-TRANSACTION_KEY = "lepton.transaction"
 TRANSACTIONS_KEY = "lepton.transactions"
 ROWS_KEY = "lepton.rows"
-WRITE_KEY = "lepton.write"
-"""Names under which a version's log entry carries what we say of it."""
+"""Names under which a version's log entry carries what we say of it (and those of `write`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class Table:
         """Whether the table has been created."""
         folder = self.place.folder
         if folder is not None:
-            return (folder / "_delta_log").is_dir()
+            return _is_table(folder)
         from deltalake import DeltaTable
 
         uri, options = self.place.table()
@@ -305,12 +303,18 @@ class Table:
         return Corrupt(f"table {self.name} cannot be read: {cause}", hint=self.hint())
 
 
+def _is_table(folder: Path) -> bool:
+    """Whether there is a version: a creation that was cut off leaves a log without entries."""
+    log = folder / "_delta_log"
+    return (log / f"{0:020d}.json").is_file() or (log / "_last_checkpoint").is_file()
+
+
 def names(root: Place) -> list[str]:
     """The tables below `root`, sorted. Raises Unavailable for a bucket that does not answer."""
     folder = root.folder
     if folder is not None:
         try:
-            found = [item.name for item in folder.iterdir() if (item / "_delta_log").is_dir()]
+            found = [item.name for item in folder.iterdir() if _is_table(item)]
         except FileNotFoundError:
             return []
         return sorted(name for name in found if NAME.match(name))

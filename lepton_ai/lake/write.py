@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 TRANSACTION_BYTES_MAX = 200
 TRIES = 200
 WAIT_S_MAX = 0.2
-_TRANSACTION_KEY = "lepton.transaction"
-_WRITE_KEY = "lepton.write"
+TRANSACTION_KEY = "lepton.transaction"
+WRITE_KEY = "lepton.write"
 
 
 def write(
@@ -108,7 +108,7 @@ def _one(table: Table, rows: Any, mode: str, transaction: str | None, progress: 
             rows = fit(table, rows, schema)
     # Every commit carries an id of its own: with other writers about, it tells which version is ours.
     mark = uuid7()
-    metadata = {_WRITE_KEY: mark} | ({_TRANSACTION_KEY: transaction} if transaction else {})
+    metadata = {WRITE_KEY: mark} | ({TRANSACTION_KEY: transaction} if transaction else {})
     marks = [Transaction(transaction, version + MARK)] if transaction else []
     marks += [Transaction(progress.stream, progress.position)] if progress else []
     properties = CommitProperties(
@@ -196,6 +196,9 @@ def arrow(data: Any) -> Any:
     except (pyarrow.ArrowException, TypeError, ValueError, AttributeError) as error:
         hint = "pass an Arrow table, a DataFrame or {column: values}"
         raise Invalid(f"{type(data).__name__} is not a table: {error}", hint=hint) from None
-    if not table.num_columns or len(set(table.column_names)) != table.num_columns or "" in table.column_names:
+    # Query engines do not tell `User` from `user`.
+    if not table.num_columns or len({name.lower() for name in table.column_names}) != table.num_columns:
         raise Invalid(f"columns {table.column_names} cannot be a table", hint="give each column a name of its own")
+    if "" in table.column_names:
+        raise Invalid("a column has no name", hint="give each column a name of its own")
     return table.replace_schema_metadata(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
@@ -155,6 +156,44 @@ def test_plain_files_have_a_path_and_sealed_ones_none(folder: Objects, tmp_path:
 # -- sealed
 
 
+def test_a_read_beside_a_put_is_of_one_version(objects: Objects) -> None:
+    versions = [bytes([number]) * 300_000 for number in range(40)]
+    objects.put("key", versions[0])
+    stop = threading.Event()
+
+    def write() -> None:
+        for version in versions * 3:
+            objects.put("key", version)
+        stop.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not stop.is_set():
+        piece = objects.read("key", 100_000, 290_000)
+        assert len(piece) == 190_000
+        assert len(set(piece)) == 1
+    writer.join()
+
+
+def test_a_key_below_one_that_was_deleted_can_be_put(objects: Objects) -> None:
+    objects.put("a/b", b"1")
+    objects.delete("a/b")
+    objects.put("a", b"2")
+    assert objects.get("a") == b"2"
+
+
+def test_what_only_begins_like_a_sealed_stream_is_kept(folder: Objects) -> None:
+    folder.put("notes", b"LPC1 my notes")
+    assert folder.get("notes") == b"LPC1 my notes"
+
+
+def test_tables_of_a_lake_with_a_key_are_refused(tmp_path: Path) -> None:
+    import lepton_ai.lake
+
+    with lepton_ai.lake.open(tmp_path, key=KEK) as lake, pytest.raises(Unsupported, match="plain text"):
+        lake.table("secret")
+
+
 def test_what_lies_sealed_tells_nothing_and_is_not_confused_with_plain_bytes(tmp_path: Path) -> None:
     place = Place.of(tmp_path)
     sealed, plain = Objects(place.below("objects"), Keyring(place, KEK)), Objects(place.below("objects"))
@@ -187,6 +226,35 @@ def test_rotating_the_key_rewrites_no_data(tmp_path: Path) -> None:
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in before} == before
     with pytest.raises(Corrupt, match="another key"):
         Objects(place.below("objects"), Keyring(place, KEK)).get("o/1")
+    assert len(list((tmp_path / "keys").iterdir())) == 1, "no ring is left that the old key opens"
+
+
+def test_one_sealed_object_is_not_another(tmp_path: Path) -> None:
+    place = Place.of(tmp_path)
+    objects = Objects(place.below("objects"), Keyring(place, KEK))
+    objects.put("a", b"of a")
+    objects.put("b", b"of b")
+    objects.copy("a", "c")
+    assert objects.get("c") == b"of a"
+    files = [tmp_path / "objects" / name for name in "ab"]
+    one, other = (file.read_bytes() for file in files)
+    files[0].write_bytes(other)
+    files[1].write_bytes(one)
+    for key in "ab":
+        with pytest.raises(Corrupt):
+            objects.get(key)
+        with pytest.raises(Corrupt):
+            objects.read(key, 0, 4)
+
+
+def test_others_seal_under_a_renewed_key_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place.of(tmp_path)
+    one, other = Keyring(place, KEK), Keyring(place, KEK)
+    before = other.active()
+    one.renew()
+    assert other.active() == before
+    monkeypatch.setattr("lepton_ai.lake.keys.LOOK_S", -1.0)
+    assert other.active() == one.active() != before
 
 
 def test_two_that_open_a_new_lake_at_once_get_one_ring(tmp_path: Path) -> None:
@@ -206,11 +274,13 @@ def test_a_changed_ring_is_noticed(tmp_path: Path) -> None:
     Keyring(place, KEK).active()
     file = next((tmp_path / "keys").glob("ring-*"))
     good = file.read_text()
-    for bad in ("", "{}", good[:-20], good.replace("keys", "kexs"), good.replace('"wrapped', '"x')):
-        if bad != good:
-            file.write_text(bad)
-            with pytest.raises(Corrupt):
-                Keyring(place, KEK).active()
+    wrapped = next(iter(json.loads(good)["keys"].values()))
+    changed = good.replace(wrapped, wrapped[:-1] + ("0" if wrapped[-1] != "0" else "1"))
+    for bad in ("", "{}", good[:-20], good.replace("keys", "kexs"), changed, good.replace('"kek": "', '"kek": "0')):
+        assert bad != good
+        file.write_text(bad)
+        with pytest.raises(Corrupt):
+            Keyring(place, KEK).active()
 
 
 # -- places
