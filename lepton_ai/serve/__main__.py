@@ -61,14 +61,17 @@ def _options() -> argparse.Namespace:
         "--port", type=int, default=int(port) if port.isdigit() else None, help="default: the environment's PORT"
     )
     parser.add_argument("--batch-rows-max", type=int, default=128, help="rows of a batch; 1 turns batching off")
+    parser.add_argument("--body-bytes-max", type=int, default=4 << 20, help="a larger request gets 413")
     parser.add_argument("--waiting-max", type=int, default=1024, help="requests that may wait; more get 429")
     parser.add_argument("--drain-s", type=float, default=0.3, help="after TERM, accept connections for so long")
     parser.add_argument("--grace-s", type=float, default=8.0, help="after that, wait so long for requests in flight")
     options = parser.parse_args()
     if options.port is None or not 0 <= options.port <= 65535:
         parser.error("--port (or the environment's PORT) must be between 0 and 65535")
-    if options.batch_rows_max < 1 or options.waiting_max < 1 or options.drain_s < 0 or options.grace_s < 0:
+    if min(options.batch_rows_max, options.waiting_max, options.body_bytes_max) < 1:
         parser.error("limits must be positive")
+    if options.drain_s < 0 or options.grace_s < 0:
+        parser.error("times must be positive")
     return options
 
 
@@ -109,7 +112,7 @@ def _serve(
     from lepton_ai.serve.app import App
     from lepton_ai.serve.protocol import Protocol
 
-    app = App(token=os.environ.pop("LEPTON_SERVE_TOKEN", None))
+    app = App(token=os.environ.pop("LEPTON_SERVE_TOKEN", None), body_bytes_max=options.body_bytes_max)
 
     class Server(uvicorn.Server):
         """uvicorn with our own end: it drains first, and a TERM that was obeyed is a success."""

@@ -7,28 +7,34 @@ in codec, waiting and batching in batch, the model in runtime. Signals and the s
 from __future__ import annotations
 
 import asyncio
+import gc
 import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from typing import Any
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import msgspec
 
 from lepton_ai import __version__
 from lepton_ai.errors import Busy, Failed, Invalid, LeptonError, NotFound, Timeout, TooLarge, Unauthorized, Unavailable
 from lepton_ai.serve.batch import Batcher
-from lepton_ai.serve.codec import Codec
+from lepton_ai.serve.call import Call
+from lepton_ai.serve.codec import PIECE_ELEMENTS, Codec
 from lepton_ai.serve.metrics import Metrics
 from lepton_ai.serve.openapi import openapi
 from lepton_ai.serve.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
-BODY_BYTES_MAX = 16 * 1024 * 1024
+BODY_BYTES_MAX = 4 * 1024 * 1024
 HELD_BYTES_MAX = 256 * 1024 * 1024
-"""Bodies of all requests in flight together; more are refused with Busy."""
+"""Bodies (large ones: what they were decoded to) of all requests in flight together; more are refused with Busy."""
+
+ASIDE_BYTES = 64 * 1024
+"""A larger body is decoded on a thread beside the event loop: a hand-over costs less than probes that wait."""
 
 BODY_TIMEOUT_S = 30.0
 """A body that has not arrived by then is given up (a slow or stuck client)."""
@@ -64,6 +70,7 @@ class App:
         self._body_timeout_s = body_timeout_s
         self._held_bytes = 0
         self._draining = False
+        self._json = ThreadPoolExecutor(1, thread_name_prefix="json")  # started when first used
         self._codec: Codec | None = None
         self._batcher: Batcher | None = None
         self._infer_paths: frozenset[str] = frozenset()
@@ -161,9 +168,22 @@ class App:
                 raise self._too_large()
             held = len(body)
             self._held_bytes += held
-            call = codec.decode_plain(body) if plain else codec.decode(body)
+            decode = codec.decode_plain if plain else codec.decode
+            if held > ASIDE_BYTES:
+                call = await self._aside(_decode_large, decode, body)
+                more = max(0, sum([array.nbytes for array in call.arrays]) - held)
+                held += more
+                self._held_bytes += more
+                if self._held_bytes > self._held_bytes_max:
+                    raise self._full()
+            else:
+                call = decode(body)
             results = await batcher.infer(call)
-            answer = codec.encode_plain(call, results) if plain else codec.encode(call, results)
+            encode = codec.encode_plain if plain else codec.encode
+            if codec.answer_elements(results) > PIECE_ELEMENTS:
+                answer = await self._aside(encode, call, results)
+            else:
+                answer = encode(call, results)
         except _Gone:
             return
         except LeptonError as error:
@@ -197,7 +217,7 @@ class App:
                     if size > self._body_bytes_max:
                         raise self._too_large()
                     if self._held_bytes > self._held_bytes_max:
-                        raise Busy("the bodies of the requests in flight use all the memory set aside for them")
+                        raise self._full()
                     if not message.get("more_body"):
                         return b"".join(parts)
         except TimeoutError:
@@ -221,6 +241,13 @@ class App:
                 authorized = hmac.compare_digest(value, self._bearer)
         if not authorized:
             raise Unauthorized("this endpoint needs its token", hint="send the header Authorization: Bearer TOKEN")
+
+    async def _aside(self, work: Callable[..., _T], *arguments: object) -> _T:
+        """On the thread for large JSON: one, so that at most one body is lists of Python objects at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._json, work, *arguments)
+
+    def _full(self) -> Busy:
+        return Busy("the requests in flight use all the memory set aside for them", hint="try again, or add replicas")
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self._body_bytes_max} bytes", hint="send fewer rows in each request")
@@ -288,6 +315,18 @@ class App:
 
 class _Gone(Exception):
     """The client closed its connection before its body was complete."""
+
+
+def _decode_large(decode: Callable[[bytes], Call], body: bytes) -> Call:
+    # A million small lists set the collector off again and again, each time with every thread stopped; JSON makes no
+    # cycles, so it has nothing to find here. Only the one thread of `_aside` comes here: nobody else switches it.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return decode(body)
+    finally:
+        if collects:
+            gc.enable()
 
 
 _OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/healthz"})

@@ -24,6 +24,9 @@ Array = np.ndarray[Any, Any]
 ANSWER_ELEMENTS_MAX = 4 * 1024 * 1024
 """Numbers in one answer: a small body may ask for many rows, and each row for many outputs."""
 
+PIECE_ELEMENTS = 16 * 1024
+"""Numbers turned into JSON at a time (about a millisecond): between two pieces other threads run."""
+
 
 class Codec:
     """The two JSON forms of one model: V2 (Open Inference Protocol) and plain (field names are input names)."""
@@ -48,6 +51,7 @@ class Codec:
         self._row_elements = [
             math.prod([d for d in t.shape[1:] if isinstance(d, int)]) if t.dynamic else 0 for t in signature.outputs
         ]
+        self._rowed = [t.dynamic for t in signature.outputs]  # the others have no row to take from an answer
         self._plain_heads = [self._encode(t.name) + b":" for t in signature.outputs]
 
     def decode(self, body: bytes) -> Call:
@@ -95,10 +99,19 @@ class Codec:
             given[name] = _array(tensor, _flat(name, value, shape), shape)
         return self._call(given, self._all, None, scalar=bool(scalar))
 
+    def answer_elements(self, results: Sequence[Array]) -> int:
+        """How many values the answer will hold.
+
+        Raises:
+            TooLarge: more than an answer may.
+        """
+        elements = sum([result.size for result in results])
+        _check_answer(elements)
+        return elements
+
     def encode(self, call: Call, results: Sequence[Array]) -> bytes:
-        """The V2 answer to ``call``; data is flat, in row-major order."""
+        """The V2 answer to ``call``; data is flat, in row-major order. ``answer_elements`` comes before it."""
         encode = self._encode
-        _check_answer(sum([result.size for result in results]))
         parts: list[bytes] = [self._head]
         if call.id is not None:
             parts += (b',"id":', encode(call.id))
@@ -109,7 +122,7 @@ class Codec:
                 self._output_heads[index],
                 encode(result.shape),
                 b',"data":',
-                encode(result.ravel().tolist()),
+                encode(result.ravel().tolist()) if result.size <= PIECE_ELEMENTS else self._pieces(result.ravel()),
                 b"}",
             )
             separator = b","
@@ -118,15 +131,30 @@ class Codec:
 
     def encode_plain(self, call: Call, results: Sequence[Array]) -> bytes:
         """The plain answer to ``call``; without a batch dimension when the request had none."""
-        _check_answer(sum([result.size for result in results]))
         parts: list[bytes] = []
         separator = b"{"
         for index, result in zip(call.outputs, results, strict=True):
-            value = result.tolist()
-            parts += (separator, self._plain_heads[index], self._encode(value[0] if call.scalar else value))
+            scalar = call.scalar and self._rowed[index]
+            if result.size <= PIECE_ELEMENTS:
+                value = result.tolist()
+                text = self._encode(value[0] if scalar else value)
+            else:
+                text = self._pieces(result[0] if scalar else result)
+            parts += (separator, self._plain_heads[index], text)
             separator = b","
         parts.append(b"}")
         return b"".join(parts)
+
+    def _pieces(self, array: Array) -> bytes:
+        """What ``encode(array.tolist())`` gives, piece by piece: whole, it would hold the interpreter for too long."""
+        if array.size <= PIECE_ELEMENTS:
+            return self._encode(array.tolist())
+        step = PIECE_ELEMENTS // max(1, array.size // len(array))
+        if step:  # whole rows (or single values) a piece, without the brackets around them
+            parts = [self._pieces(array[start : start + step])[1:-1] for start in range(0, len(array), step)]
+        else:
+            parts = [self._pieces(row) for row in array]
+        return b"[" + b",".join(parts) + b"]"
 
     def _parse(self, decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
+from lepton_ai.serve import app as serve_app
 from lepton_ai.serve.app import App
+from lepton_ai.serve.call import Call
+from lepton_ai.serve.codec import Codec
 from lepton_ai.serve.container import Container
 from lepton_ai.serve.runtime import Runtime
 
@@ -226,3 +231,60 @@ def test_strings_go_in_and_out(graphs: Any) -> None:
         assert answer["outputs"][0]["data"] == ["a", "é"]
 
     use(ready(runtime), main)
+
+
+class Watched(Codec):
+    """Says which threads decoded and encoded."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.threads: list[tuple[str, bool]] = []
+
+    def _seen(self) -> None:
+        self.threads.append((threading.current_thread().name, gc.isenabled()))
+
+    def decode_plain(self, body: bytes) -> Call:
+        self._seen()
+        return super().decode_plain(body)
+
+    def encode_plain(self, call: Call, results: Any) -> bytes:
+        self._seen()
+        return super().encode_plain(call, results)
+
+
+def test_large_json_never_holds_the_event_loop(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_app, "Codec", Watched)
+    app = ready(runtime)
+    watched = app._codec
+    assert isinstance(watched, Watched)
+
+    async def main(client: httpx.AsyncClient) -> None:
+        assert (await client.post("/", json={"user": 1})).status_code == 200
+        users = [user % 200 for user in range(20_000)]
+        answer = await client.post("/", json={"user": users})
+        assert answer.json()["items"][-1] == [1990, 1991]
+
+    use(app, main)
+    (decoded, _), (encoded, _), (large, collecting), (wide, _) = watched.threads
+    here = threading.current_thread().name
+    assert decoded == encoded == here
+    assert large.startswith("json")
+    assert wide.startswith("json")
+    assert not collecting  # a million lists would set it off again and again, with every thread stopped
+    assert gc.isenabled()
+
+
+def test_what_a_large_body_becomes_counts_as_held(runtime: Runtime) -> None:
+    text = b'{"user":[' + b",".join([b"1"] * 40_000) + b"]}"  # two bytes a user in JSON, eight in memory
+
+    async def main(client: httpx.AsyncClient) -> None:
+        for _ in range(2):
+            assert (await client.post("/", content=text)).status_code == 429
+        assert (await client.post("/", json={"user": 1})).status_code == 200
+
+    use(ready(runtime, held_bytes_max=200_000), main)
+    use(ready(runtime, held_bytes_max=400_000), lambda client: answered(client, text))
+
+
+async def answered(client: httpx.AsyncClient, text: bytes) -> None:
+    assert (await client.post("/", content=text)).status_code == 200

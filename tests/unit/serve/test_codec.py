@@ -178,6 +178,29 @@ def test_numbers_that_json_cannot_carry_become_null() -> None:
     assert json.loads(answer)["y"] == [None, None, 1.0]
 
 
+def test_an_output_without_rows_is_answered_whole() -> None:
+    outputs = (Tensor("y", "FP32", ("n",)), Tensor("mean", "FP32", ()), Tensor("three", "FP32", (3,)))
+    codec = Codec(Signature((Tensor("x", "FP32", ("n",)),), outputs), "m", "1")
+    call = codec.decode_plain(b'{"x":1}')
+    answer = codec.encode_plain(call, [np.array([5.0]), np.array(2.0), np.array([1.0, 2.0, 3.0])])
+    assert json.loads(answer) == {"y": 5.0, "mean": 2.0, "three": [1.0, 2.0, 3.0]}
+
+
+@pytest.mark.parametrize("shape", [(50_000,), (3, 20_000), (70_000, 1), (30, 40, 50), (1, 1, 40_000), (2, 3, 17_000)])
+def test_a_large_answer_is_encoded_in_pieces_and_is_the_same(shape: tuple[int, ...]) -> None:
+    call = CODEC.decode_plain(b'{"x":[[1,2,3,4]]}')
+    array = np.arange(np.prod(shape)).reshape(shape)
+    assert CODEC.answer_elements([array, array]) == 2 * array.size
+    assert json.loads(CODEC.encode_plain(call, [array, np.array([9])]))["y"] == array.tolist()
+    flat, _ = json.loads(CODEC.encode(call, [array, np.array([9])]))["outputs"]
+    assert flat["data"] == array.ravel().tolist()
+
+
+def test_an_answer_that_is_too_large_is_refused() -> None:
+    with pytest.raises(TooLarge, match="values"):
+        CODEC.answer_elements([np.zeros(ANSWER_ELEMENTS_MAX), np.zeros(1)])
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
