@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -12,8 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 def model(nodes: list[tuple[str, str, str]], inputs: str, outputs: str, **weights: object) -> bytes:
     """``nodes`` are (operator, inputs, output); tensors are "name:TYPE:dim,dim", separated by spaces."""
+    made = [helper.make_node(kind, sources.split(), [target]) for kind, sources, target in nodes]
+    return _made(made, inputs, outputs, weights)
+
+
+def _made(nodes: list[Any], inputs: str, outputs: str, weights: Mapping[str, object]) -> bytes:
     graph = helper.make_graph(
-        [helper.make_node(kind, sources.split(), [target]) for kind, sources, target in nodes],
+        nodes,
         "test",
         [_tensor(text) for text in inputs.split()],
         [_tensor(text) for text in outputs.split()],
@@ -39,6 +46,21 @@ def lookup(users: int = 200) -> bytes:
 def mixing() -> bytes:
     """A free first dimension that is not a batch: each value becomes its share of the whole."""
     return model([("ReduceSum", "x", "s"), ("Div", "x s", "y")], "x:FLOAT:n", "y:FLOAT:n")
+
+
+def quantised() -> bytes:
+    """What ``quantize_dynamic`` makes of a matrix product: one scale for all rows of the batch."""
+    weights = np.random.default_rng(0).normal(size=(8, 4))
+    scale = np.abs(weights).max() / 127
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["product"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["s", "ws"], ["scale"]),
+        helper.make_node("Mul", ["product", "scale"], ["y"]),
+    ]
+    constants = {"w": np.round(weights / scale).astype(np.int8), "ws": np.float32(scale)}
+    return _made(nodes, "x:FLOAT:n,8", "y:FLOAT:n,4", constants)
 
 
 def words() -> bytes:

@@ -37,6 +37,38 @@ def test_rows_are_batched_only_when_they_do_not_mix(graphs: Any) -> None:
     assert not warmed(graphs.model([("Identity", "x", "y")], "x:FLOAT:1,4", "y:FLOAT:1,4")).batches
 
 
+def test_rows_that_take_their_scale_from_the_batch_are_never_batched(graphs: Any, tmp_path: Path) -> None:
+    quantised = graphs.quantised()
+    assert not warmed(quantised).batches
+    file = tmp_path / "bare.onnx"
+    file.write_bytes(quantised)
+    bare = Runtime(Container.read(file))
+    bare.warm()
+    assert not bare.batches
+    runtime = warmed(quantised)  # what would happen: the answer to a small row is lost beside a large one
+    small, large = np.full((1, 8), 0.5, np.float32), np.full((1, 8), 500, np.float32)
+    (alone,), (beside,) = runtime.run([small], [0]), runtime.run([np.concatenate([small, large])], [0])
+    assert not np.allclose(alone, beside[:1], rtol=0.1)
+
+
+def test_mixing_that_zeros_and_ones_do_not_show_is_found(graphs: Any) -> None:
+    nodes = [("ReduceMax", "x", "top"), ("Max", "top one", "scale"), ("Div", "x scale", "y")]
+    assert not warmed(graphs.model(nodes, "x:FLOAT:n", "y:FLOAT:n", one=np.float32(1))).batches
+    nodes = [("ReduceMax", "x", "top"), ("Max", "top seven", "scale"), ("Sub", "x scale", "y")]
+    assert not warmed(graphs.model(nodes, "x:INT64:n", "y:INT64:n", seven=np.int64(7))).batches
+
+
+def test_a_table_of_two_rows_and_a_deep_net_are_batched(graphs: Any) -> None:
+    assert warmed(graphs.lookup(users=2)).batches
+    random = np.random.default_rng(1)
+    weights = {f"w{i}": random.normal(size=(64, 64)).astype(np.float32) / 8 for i in range(8)}
+    layers = [("MatMul", f"h{i} w{i}", f"p{i}") for i in range(8)]
+    nodes = [("Identity", "x", "h0")]
+    for i, layer in enumerate(layers):
+        nodes += [layer, ("Relu", f"p{i}", f"h{i + 1}")]
+    assert warmed(graphs.model([*nodes, ("Identity", "h8", "y")], "x:FLOAT:n,64", "y:FLOAT:n,64", **weights)).batches
+
+
 def test_wanted_outputs_run_and_bad_values_are_the_caller_s_fault(graphs: Any) -> None:
     runtime = warmed(graphs.lookup(users=5))
     (scores,) = runtime.run([np.array([4])], [1])
