@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,9 @@ class Settings:
     api_port: int = field(default=0, metadata={"help": "port of the API; 0: a free one, kept in the cell"})
     gateway_host: str = field(default="127.0.0.1", metadata={"help": "address the gateway listens on"})
     gateway_port: int = field(default=0, metadata={"help": "port of the gateway; 0: a free one, kept in the cell"})
+    gateway_domain: str = field(
+        default="", metadata={"help": "host name by which callers reach the gateway; no ingress can have it"}
+    )
     tls_cert: str = field(default="", metadata={"help": "PEM file; needed to listen beyond loopback"})
     tls_key: str = field(default="", metadata={"help": "PEM file with the key of tls_cert"})
     trusted_proxies: str = field(
@@ -178,6 +182,10 @@ def _validate(settings: Settings) -> None:
         raise Invalid(f"isolation = {settings.isolation!r} is not known", hint=f"use {' or '.join(ISOLATIONS)}")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise Invalid("tls_cert and tls_key go together", hint="set both, or neither")
+    name = settings.gateway_domain
+    if name and not re.fullmatch(r"(?=.{1,253}\Z)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*", name):
+        hint = "for example cloud.example.com, without http:// and port"
+        raise Invalid(f"gateway_domain = {name!r} is not a host name in lower case", hint=hint)
     for text in networks(settings.trusted_proxies):
         try:
             ipaddress.ip_network(text, strict=False)

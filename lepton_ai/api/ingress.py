@@ -48,6 +48,10 @@ def _list(call: Call) -> list[dict[str, Any]]:
 def _create(call: Call) -> dict[str, Any]:
     """A name that the cell invents from the domain. A domain is one workspace's of the whole cell."""
     given = wire.given(call.body)
+    if given["domain"] == _cname(call):
+        # Its requests, with their tokens, are for every workspace's endpoints.
+        hint = "choose a domain of your own"
+        raise Conflict(f"domain {given['domain']} is the gateway's own", hint=hint, details={"final": True})
     _refuse_unknown(call, given["targets"])
 
     def change() -> Record:
@@ -118,8 +122,7 @@ def _refuse_unknown(call: Call, targets: list[dict[str, Any]]) -> None:
     for item in targets:
         record = call.cell.store.find(call.ws, "deployment", item["name"])
         if record is None or record.spec.get("pod") or not sight.sees(call.cell, call.principal, record):
-            names = [name for name in _states(call) if name != item["name"]]
-            raise missing("deployment", item["name"], names, "lepton ps")
+            raise missing("deployment", item["name"], sight.names(call.cell, call.principal, "deployment"), "lepton ps")
 
 
 def _states(call: Call) -> dict[str, bool]:

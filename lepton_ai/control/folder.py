@@ -42,7 +42,8 @@ class State:
 
     @property
     def gateway_url(self) -> str:
-        return f"{'https' if self.settings.tls_cert else 'http'}://{_shown(self.gateway_host)}:{self.gateway_port}"
+        host = self.settings.gateway_domain or _shown(self.gateway_host)
+        return f"{'https' if self.settings.tls_cert else 'http'}://{host}:{self.gateway_port}"
 
     @property
     def token_path(self) -> Path:

@@ -60,6 +60,8 @@ def test_home_flag_decides_which_config_is_read(tmp_path: Path) -> None:
         ({"lease_s": float("nan")}, "out of range"),
         ({"gateway_host": "0.0.0.0"}, "TLS"),
         ({"tls_cert": "a.pem"}, "together"),
+        ({"trusted_proxies": "10.0.0.0/8, nowhere"}, "'nowhere' is not an address"),
+        ({"gateway_domain": "http://a.b"}, "host name"),
     ],
 )
 def test_bad_values_are_refused_with_a_hint(tmp_path: Path, flags: dict[str, object], says: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from lepton_ai.errors import Invalid
+from lepton_ai.errors import Invalid, Unavailable
 from lepton_ai.spec.container import Balance
 from lepton_ai.spec.route import HostRoute, HostTarget, Route, Routes
 
@@ -152,3 +153,72 @@ def test_a_host_name_that_could_be_anothers_is_refused(place: Any, route: Callab
     twice = (host("twice.example.com", ("a", 1)), host("Twice.example.com", ("a", 1)))
     with pytest.raises(Invalid):
         place.gateway.publish(Routes(hosts=twice))
+
+
+def test_a_target_at_zero_holds_its_share_until_a_replica_is_there(place: Any, route: Callable[..., Route]) -> None:
+    place.start_activator()
+    one = place.replica("one")
+    domain = host("idle.example.com", ("a", 50), ("b", 50))
+    place.gateway.publish(Routes(routes=(route("a", [one]), route("b", activate=True)), hosts=(domain,)))
+    found: list[tuple[int, Any]] = []
+    callers = [
+        threading.Thread(target=lambda: found.append(place.get("/x", host="idle.example.com"))) for _ in range(60)
+    ]
+    for caller in callers:
+        caller.start()
+    place.until(lambda: place.gateway.held().get("default/b", 0) + len(found) == 60)
+    held = place.gateway.held()["default/b"]
+    assert 10 < held < 50
+    assert {body["name"] for _, body in found} == {"one"}
+    two = place.replica("two")
+    routes = (route("a", [one]), route("b", [two], activate=True))
+    place.gateway.publish(Routes(routes=routes, hosts=(domain,)))
+    for caller in callers:
+        caller.join(60)
+    assert Counter(status for status, _ in found) == {200: 60}
+    assert Counter(body["name"] for _, body in found) == {"one": 60 - held, "two": held}
+
+
+def test_requests_by_a_host_name_count_for_the_deployment_that_took_them(
+    place: Any, route: Callable[..., Route]
+) -> None:
+    one, two = place.replica("one"), place.replica("two")
+    routes = (route("a", [one]), route("b", [two]))
+    place.gateway.publish(Routes(routes=routes, hosts=(host("c.example.com", ("a", 1), ("b", 1)),)))
+    seen = Counter(place.get("/", host="c.example.com")[1]["name"] for _ in range(50))
+    place.get("/default/b/")
+    stats = {item.name: item for item in place.gateway.stats()}
+    assert {name: item.requests for name, item in stats.items()} == {"a": seen["one"], "b": seen["two"] + 1}
+    assert stats["b"].last_request_ms > 0
+
+
+def test_a_deployment_that_leaves_and_comes_back_behind_a_host_name(place: Any, route: Callable[..., Route]) -> None:
+    one, two = place.replica("one"), place.replica("two")
+    both = (route("a", [one]), route("b", [two]))
+    domain = host("d.example.com", ("a", 50), ("b", 50))
+
+    def names() -> set[str]:
+        return {place.get("/", host="d.example.com")[1].get("name", "") for _ in range(40)}
+
+    for routes, wanted in ((both, {"one", "two"}), (both[:1], {"one"}), ((), {""}), (both, {"one", "two"})):
+        place.gateway.publish(Routes(routes=routes, hosts=(domain,)))
+        assert names() == wanted
+    # Of another workspace's it takes nothing, whatever it is called.
+    theirs = HostRoute(workspace="other", domain="d.example.com", targets=domain.targets)
+    place.gateway.publish(Routes(routes=both, hosts=(theirs,)))
+    assert names() == {""}
+
+
+def test_no_figures_are_not_figures_of_nothing(place: Any, route: Callable[..., Route]) -> None:
+    place.publish(route("a", [place.replica("one")]))
+    assert place.get("/default/a/")[0] == 200
+    before = place.gateway.stats()[0]
+    assert before.requests == 1
+    place.kill("envoy-1")
+    assert place.gateway.stats()[0].requests == 1, "one that is away takes nothing back"
+    place.kill("envoy-2")
+    with pytest.raises(Unavailable):
+        place.gateway.stats()
+    place.start(1)
+    place.until(lambda: place.gateway.live() == 1)
+    assert place.gateway.stats()[0].requests == 1
