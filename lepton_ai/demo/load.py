@@ -7,7 +7,7 @@ TERM. Latency in the open loop counts from the moment a request was due (no coor
 wrk2); at most `connections` requests are on the wire at once, the others wait here, and that wait counts too. A
 connection that the server closed while idle is opened anew, as any HTTP client does; a request that breaks on the
 wire is `broken`, and is sent once more on a new connection only when the plan says so: what fails after that is
-`failed`. Both are always counted.
+`failed`. Both are always counted, and sent = ok + failed: a request without an answer at the end failed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 REQUEST_TIMEOUT_S = 15.0
 SLICE_MS = 100
 RETRY_PAUSE_S = 0.05
+_MISSING = object()
 
 
 @dataclass
@@ -103,6 +104,8 @@ class Load:
             await asyncio.gather(*(self._closed_loop(i) for i in range(self.plan.connections)))
         if self.pending:
             await asyncio.wait(self.pending, timeout=REQUEST_TIMEOUT_S * 2 + 5)
+        for task in self.pending:
+            task.cancel()
         self.result.seconds = time.perf_counter() - self.begin
         for _, writer in self.idle:
             writer.close()
@@ -112,7 +115,7 @@ class Load:
         rng = random.Random(self.plan.seed)
         due, index = self.begin, 0
         end = self.begin + self.plan.duration_s
-        while due < end and not self.stop.is_set():
+        while due < end and not (index and self.stop.is_set()):  # told to stop at once, it has still asked once
             wait = due - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
@@ -172,6 +175,8 @@ class Load:
             return f"broken: closed {'in the middle of' if error.partial else 'before'} an answer"
         except (OSError, asyncio.LimitOverrunError, ValueError) as error:
             return f"broken: {type(error).__name__}"
+        except Exception as error:  # noqa: BLE001  # whatever it is, this request was not answered rightly
+            return f"wrong answer: {type(error).__name__}"
 
     async def _exchange(self, index: int, fresh: bool) -> str:
         reader, writer = await self._connection(fresh)
@@ -197,7 +202,11 @@ class Load:
             writer.close()
         if status != 200:
             return f"status {status}: {body[:100].decode('utf-8', 'replace')}"
-        if json.loads(body).get(self.plan.check) != self.plan.expected[index]:
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            return "wrong answer: not JSON"
+        if not isinstance(answer, dict) or answer.get(self.plan.check, _MISSING) != self.plan.expected[index]:
             return "wrong answer: not this row's"
         return "ok"
 
@@ -211,6 +220,11 @@ class Load:
 
     def _summary(self) -> Result:
         result = self.result
+        lost = result.sent - result.ok - result.failed
+        assert lost >= 0
+        if lost:
+            result.failed += lost
+            result.reasons["no answer when the run ended"] = lost
         result.rate_per_s = result.ok / result.seconds if result.seconds else 0.0
         ordered = sorted(self.latencies_ms)
         if ordered:

@@ -95,12 +95,18 @@ class Traffic:
         return self.result()
 
     def result(self) -> Result:
-        """Waits until the load's own time is over; what it measured. Raises Failed when it could not run."""
+        """Waits until the load's own time is over; what it measured. Raises Failed when it could not run.
+
+        A run that sent nothing is one too: none of its requests failed, and that says nothing.
+        """
         self._process.wait(LONGEST_S + 60)
         try:
-            return Result(**json.loads(self._out.read_text("utf-8")))
+            result = Result(**json.loads(self._out.read_text("utf-8")))
         except (OSError, ValueError):
             raise self._failed() from None
+        if not result.sent:
+            raise Failed("the load generator sent no request", hint="run: lepton doctor")
+        return result
 
     def _failed(self) -> Failed:
         assert self._process.stderr is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lepton_ai.demo.load import Load, Plan
 from lepton_ai.demo.traffic import Questions, Traffic, capacity
 from lepton_ai.errors import Failed
 
@@ -44,6 +45,28 @@ def test_an_answer_for_another_row_is_wrong(server: Any, tmp_path: Path) -> None
     result = capacity(questions(server.url, ([1], [2], [99])), tmp_path, connections=1, duration_s=0.3)
     assert result.wrong == result.failed > 0
     assert result.reasons == {"wrong answer: not this row's": result.wrong}
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b"{}", b"not JSON", b"[" * 100_000])
+def test_an_answer_of_another_form_is_wrong_and_never_lost(server: Any, tmp_path: Path, body: bytes) -> None:
+    server.behave = lambda asked: body
+    with Traffic(questions(server.url), tmp_path, rate_per_s=100.0) as traffic:
+        wait_for(lambda: server.asked > 5)
+        result = traffic.stop()
+    assert result.sent == result.failed == result.wrong > 0
+    assert (result.ok, result.broken) == (0, 0)
+
+
+def test_a_request_without_an_answer_at_the_end_failed() -> None:
+    load = Load(Plan("http://127.0.0.1:9/", ["{}"], [1], "items", "", rate_per_s=1.0))
+    load.result.sent, load.result.ok, load.result.failed = 5, 2, 1
+    result = load._summary()
+    assert (result.failed, result.reasons) == (3, {"no answer when the run ended": 2})
+
+
+def test_a_run_that_sent_nothing_is_no_measurement(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="no request"):
+        capacity(questions("http://127.0.0.1:9/"), tmp_path, connections=1, duration_s=0.0)
 
 
 def test_another_status_is_a_failure_with_its_words(server: Any, tmp_path: Path) -> None:
