@@ -136,16 +136,18 @@ class EnvoyGateway:
             return Published(_version(wanted), True, confirmed)
 
     def stats(self, now_ms: int | None = None) -> tuple[RouteStats, ...]:
-        """What was measured for every route, over all Envoys (one admin call each) that answer.
+        """What was measured for every route, over all Envoys that run (one admin call each).
 
-        Raises Unavailable when none does: nobody knows the load then, which is not the same as none.
+        Raises Unavailable when one does not answer, or none runs: nobody knows the load then, which is not the same
+        as none.
         """
         read: dict[str, Mapping[str, str]] = {}
         for admin in self._admins:
             try:
                 read[str(admin.path)] = admin.stats(PATTERN)
             except Unavailable:
-                continue
+                if admin.running():
+                    raise
         if not read:
             raise Unavailable("no Envoy answers", hint="see the logs of system/envoy-1")
         at_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms

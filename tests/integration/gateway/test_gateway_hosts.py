@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 from collections import Counter
@@ -214,6 +215,10 @@ def test_no_figures_are_not_figures_of_nothing(place: Any, route: Callable[..., 
     assert place.get("/default/a/")[0] == 200
     before = place.gateway.stats()[0]
     assert before.requests == 1
+    place.processes["envoy-1"].send_signal(signal.SIGSTOP)
+    with pytest.raises(Unavailable):
+        place.gateway.stats()  # what is in flight there nobody knows
+    place.processes["envoy-1"].send_signal(signal.SIGCONT)
     place.kill("envoy-1")
     assert place.gateway.stats()[0].requests == 1, "one that is away takes nothing back"
     place.kill("envoy-2")
