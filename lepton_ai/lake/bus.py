@@ -48,7 +48,10 @@ class Subscription(Protocol):
         """Up to `limit` messages after those polled before; none when none came in time. Raises Unavailable."""
 
     def commit(self, delivered: Iterable[Delivered]) -> None:
-        """All up to these are done: the group begins after them the next time. Raises Unavailable."""
+        """All up to these are done: the group begins after them the next time.
+
+        Raises Unavailable; NotFound when the topic was deleted (and perhaps made anew) since.
+        """
 
     def close(self) -> None:
         """Leave the group; its other members take over the partitions."""
@@ -69,6 +72,9 @@ class Bus(Protocol):
     def subscribe(self, topic: str, group: str) -> Subscription:
         """Join a group: each partition is read by one of its members, from the start of what the topic keeps or
         from where the group is. Raises NotFound."""
+
+    def identity(self, topic: str) -> str:
+        """What tells a topic from one of the same name that was made before or elsewhere. Raises NotFound."""
 
     def topics(self) -> dict[str, int]:
         """Every topic and its number of partitions."""

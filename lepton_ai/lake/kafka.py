@@ -116,6 +116,22 @@ class KafkaBus:
             consumer.subscribe([topic])
         return KafkaSubscription(self, consumer, topic)
 
+    def identity(self, topic: str) -> str:
+        """The brokers' own id of the topic; of brokers that give none, the cluster's."""
+        from confluent_kafka import TopicCollection
+
+        if check_topic(topic) not in self.topics():
+            raise NotFound(f"there is no topic {topic}", hint="make it first: bus.create(topic)")
+        admin = self._admin()
+        try:
+            found = admin.describe_topics(TopicCollection([topic]), request_timeout=ANSWER_S)[topic].result(ANSWER_S)
+            if found.topic_id is not None and str(found.topic_id).strip("A"):
+                return str(found.topic_id)
+        except (self._engine.KafkaException, TimeoutError, AttributeError):
+            pass
+        with self._faults(topic):
+            return str(admin.list_topics(timeout=ANSWER_S).cluster_id or "cluster")
+
     def topics(self) -> dict[str, int]:
         with self._faults(""):
             found = self._admin().list_topics(timeout=ANSWER_S).topics

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 from lepton_ai.errors import Conflict, Invalid, NotFound, TooLarge
 from lepton_ai.lake.bus import MESSAGE_BYTES_MAX, PARTITIONS_MAX, Delivered, Message, check_topic, partition_of
+from lepton_ai.spec.base import uuid7
 
 
 @dataclass(slots=True)
 class _Topic:
     partitions: list[list[Delivered]]
+    identity: str = field(default_factory=uuid7)
     turn: int = 0
     committed: dict[str, dict[int, int]] = field(default_factory=dict)
     members: dict[str, list[MemorySubscription]] = field(default_factory=dict)
@@ -70,6 +72,10 @@ class MemoryBus:
             self.rebalance(found, group)
             return member
 
+    def identity(self, topic: str) -> str:
+        with self.changed:
+            return self.find(topic).identity
+
     def topics(self) -> dict[str, int]:
         with self.changed:
             return {name: len(topic.partitions) for name, topic in sorted(self._topics.items())}
@@ -104,13 +110,14 @@ class MemorySubscription:
 
     def __init__(self, bus: MemoryBus, topic: str, group: str) -> None:
         self._bus, self._topic, self._group = bus, topic, group
+        self._identity = bus.find(topic).identity
         self.next: dict[int, int] = {}
 
     def poll(self, limit: int = 500, timeout_s: float = 1.0) -> list[Delivered]:
         deadline_s = time.monotonic() + timeout_s
         with self._bus.changed:
             while True:
-                topic = self._bus.find(self._topic)
+                topic = self._found()
                 found: list[Delivered] = []
                 for number, after in self.next.items():
                     new = topic.partitions[number][after : after + limit - len(found)]
@@ -123,10 +130,17 @@ class MemorySubscription:
 
     def commit(self, delivered: Iterable[Delivered]) -> None:
         with self._bus.changed:
-            committed = self._bus.find(self._topic).committed.setdefault(self._group, {})
+            committed = self._found().committed.setdefault(self._group, {})
             for item in delivered:
                 if item.partition in self.next:  # else another member has it by now
                     committed[item.partition] = max(committed.get(item.partition, 0), item.offset + 1)
+
+    def _found(self) -> _Topic:
+        """The topic that was subscribed to. Raises NotFound when it is gone, or was made anew."""
+        topic = self._bus.find(self._topic)
+        if topic.identity != self._identity:
+            raise NotFound(f"topic {self._topic} was deleted and made anew", hint="subscribe again")
+        return topic
 
     def close(self) -> None:
         with self._bus.changed:

@@ -27,7 +27,8 @@ ALIVE_S = 10.0
 """A member that has not said for so long that it lives has left."""
 _FORM = 1
 _TABLES = """
-CREATE TABLE IF NOT EXISTS topic (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL, turn INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS topic (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL, turn INTEGER NOT NULL,
+  identity TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS part (topic TEXT NOT NULL, number INTEGER NOT NULL, next INTEGER NOT NULL,
   PRIMARY KEY (topic, number)) STRICT;
 CREATE TABLE IF NOT EXISTS message (topic TEXT NOT NULL, part INTEGER NOT NULL, at INTEGER NOT NULL, key BLOB,
@@ -57,7 +58,7 @@ class SqliteBus:
                 if known[0] != partitions:
                     raise Conflict(f"topic {topic} has {known[0]} partitions", hint="delete it first")
                 return
-            connection.execute("INSERT INTO topic VALUES (?, ?, 0)", (topic, partitions))
+            connection.execute("INSERT INTO topic VALUES (?, ?, 0, ?)", (topic, partitions, uuid7()))
             connection.executemany("INSERT INTO part VALUES (?, ?, 0)", [(topic, n) for n in range(partitions)])
 
     def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
@@ -65,7 +66,7 @@ class SqliteBus:
             if len(message.value) > MESSAGE_BYTES_MAX:
                 raise TooLarge(f"a message has {len(message.value)} bytes", hint="put large values into an object")
         with self.writing() as connection:
-            partitions, turn = self.known(connection, topic)
+            partitions, turn, _ = self.known(connection, topic)
             rows = connection.execute("SELECT number, next FROM part WHERE topic = ?", (topic,)).fetchall()
             following: dict[int, int] = dict(rows)
             time_ms = time.time_ns() // 1_000_000
@@ -84,9 +85,11 @@ class SqliteBus:
         return places
 
     def subscribe(self, topic: str, group: str) -> SqliteSubscription:
-        with self.writing() as connection:
-            self.known(connection, topic)
-        return SqliteSubscription(self, topic, group)
+        return SqliteSubscription(self, topic, group, self.identity(topic))
+
+    def identity(self, topic: str) -> str:
+        with self.reading() as connection:
+            return self.known(connection, topic)[2]
 
     def topics(self) -> dict[str, int]:
         with self.reading() as connection:
@@ -94,8 +97,9 @@ class SqliteBus:
 
     def delete(self, topic: str) -> None:
         with self.writing() as connection:
-            for table, column in (("topic", "name"), ("part", "topic"), ("message", "topic"), ("progress", "topic")):
-                connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (topic,))
+            connection.execute("DELETE FROM topic WHERE name = ?", (topic,))
+            for table in ("part", "message", "progress", "member"):
+                connection.execute(f"DELETE FROM {table} WHERE topic = ?", (topic,))
 
     def close(self) -> None:
         with self._lock:
@@ -105,12 +109,12 @@ class SqliteBus:
 
     # -- for its subscriptions
 
-    def known(self, connection: sqlite3.Connection, topic: str) -> tuple[int, int]:
-        """(partitions, turn) of a topic. Raises NotFound."""
-        row = connection.execute("SELECT partitions, turn FROM topic WHERE name = ?", (topic,)).fetchone()
+    def known(self, connection: sqlite3.Connection, topic: str) -> tuple[int, int, str]:
+        """(partitions, turn, identity) of a topic. Raises NotFound."""
+        row = connection.execute("SELECT partitions, turn, identity FROM topic WHERE name = ?", (topic,)).fetchone()
         if row is None:
             raise NotFound(f"there is no topic {topic[:80]!r}", hint="make it first: bus.create(topic)")
-        return int(row[0]), int(row[1])
+        return int(row[0]), int(row[1]), str(row[2])
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -165,8 +169,9 @@ class SqliteBus:
 class SqliteSubscription:
     """A member of a group; see `bus.Subscription`."""
 
-    def __init__(self, bus: SqliteBus, topic: str, group: str) -> None:
+    def __init__(self, bus: SqliteBus, topic: str, group: str, identity: str) -> None:
         self._bus, self._topic, self._group, self._id = bus, topic, group, uuid7()
+        self._identity = identity
         self._next: dict[int, int] = {}
         self._seen_s = -ALIVE_S
         self._closed = False
@@ -187,6 +192,7 @@ class SqliteSubscription:
         for item in delivered:
             done[item.partition] = max(done.get(item.partition, 0), item.offset + 1)
         with self._bus.writing() as connection:
+            self._partitions(connection)
             for number, following in done.items():
                 connection.execute(
                     "INSERT INTO progress VALUES (?, ?, ?, ?) ON CONFLICT (topic, grp, part)"
@@ -200,11 +206,18 @@ class SqliteSubscription:
             with self._bus.writing() as connection:
                 connection.execute("DELETE FROM member WHERE id = ?", (self._id,))
 
+    def _partitions(self, connection: sqlite3.Connection) -> int:
+        """How many the topic has that was subscribed to. Raises NotFound when it is gone, or was made anew."""
+        partitions, _, identity = self._bus.known(connection, self._topic)
+        if identity != self._identity:
+            raise NotFound(f"topic {self._topic} was deleted and made anew", hint="subscribe again")
+        return partitions
+
     def _say_alive(self) -> None:
         """Note that we live, see who else does, and take the partitions that are ours."""
         now_s = time.time()
         with self._bus.writing() as connection:
-            partitions, _ = self._bus.known(connection, self._topic)
+            partitions = self._partitions(connection)
             mine = (self._topic, self._group)
             connection.execute(
                 "DELETE FROM member WHERE topic = ? AND grp = ? AND (seen < ? OR seen > ?)",
@@ -223,7 +236,7 @@ class SqliteSubscription:
     def _read(self, limit: int) -> list[Delivered]:
         found: list[Delivered] = []
         with self._bus.reading() as connection:
-            self._bus.known(connection, self._topic)
+            self._partitions(connection)
             for number, after in self._next.items():
                 sql = "SELECT at, key, value, headers, time_ms FROM message WHERE topic = ? AND part = ? AND at >= ?"
                 rows = connection.execute(

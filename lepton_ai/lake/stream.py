@@ -1,7 +1,9 @@
 """A stream into a table: every message once, however often it is delivered and whoever dies on the way.
 
-Owns the joining of the two. The table itself records how far it is in each partition, in the same commit as the rows
-(Delta's transaction ids), so no crash can come between; what the group commits afterwards only saves reading again.
+Owns the joining of the two. A stream is a partition of one topic as it was made once: its offsets mean nothing in a
+topic of the same name that was made later or elsewhere. The table itself records how far it is in each stream, in the
+commit of the rows (Delta's transaction ids), so no crash can come between; what the group commits afterwards only
+saves reading again.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ def into_table(
     """Append the messages of `topic` to `table`; returns how many. Ends when there are no more, or when `until` says.
 
     `parse` makes rows of messages (default: each value is a JSON object, a row); it must give them in order.
-    Raises Invalid for a message that is no row: nothing of its batch is taken in, and it is read again the next time.
+    Raises Invalid for a message that is no row: nothing of its batch is taken in, and it is read again the next time;
+    NotFound when the topic is deleted meanwhile.
     """
     parse = parse or rows
-    taken = 0
+    taken, identity = 0, bus.identity(topic)
     subscription = bus.subscribe(topic, group)
     try:
         while until is None or not until():
@@ -48,7 +51,7 @@ def into_table(
             for item in delivered:
                 parts[item.partition].append(item)
             for partition, items in sorted(parts.items()):
-                taken += _append(table, f"{topic}/{partition}", items, parse)
+                taken += _append(table, f"{topic}/{identity}/{partition}", items, parse)
             subscription.commit(delivered)
     finally:
         subscription.close()

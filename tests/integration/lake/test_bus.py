@@ -21,6 +21,7 @@ import lepton_ai.lake
 from lepton_ai.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable, Unsupported
 from lepton_ai.lake.bus import MESSAGE_BYTES_MAX, Bus, Delivered, Message, Subscription
 from lepton_ai.lake.connect import connect
+from lepton_ai.lake.stream import into_table
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,27 @@ def test_topics_are_made_listed_and_deleted(streams: Bus, topic: str, request: p
     assert topic not in streams.topics()
 
 
+def test_a_topic_that_was_made_anew_is_another(streams: Bus, topic: str, tmp_path: Path, url: str) -> None:
+    if url.startswith("kafka"):
+        pytest.skip("tested where topics are made anew at once")
+    table = lepton_ai.lake.open(tmp_path / "lake").table("events")
+    streams.publish(topic, [Message(b'{"n": %d}' % n, b"k") for n in range(5)])
+    assert into_table(streams, topic, table, group="sink") == 5
+    old = streams.subscribe(topic, "sink")
+    before = streams.identity(topic)
+    streams.delete(topic)
+    with pytest.raises(NotFound):
+        old.poll(1, 0.1)
+    streams.create(topic, 4)
+    assert streams.identity(topic) != before
+    streams.publish(topic, [Message(b'{"n": %d}' % n, b"k") for n in range(5, 8)])
+    for late in (lambda: old.poll(1, 0.1), lambda: old.commit([Delivered(topic, 0, 9, b"", None, {}, 0)])):
+        with pytest.raises(NotFound):
+            late()
+    assert into_table(streams, topic, table, group="sink") == 3
+    assert sorted(table.read().column("n").to_pylist()) == list(range(8))
+
+
 def test_what_cannot_be_is_refused_in_words(streams: Bus, topic: str, request: pytest.FixtureRequest) -> None:
     with pytest.raises(TooLarge):
         streams.publish(topic, [Message(b"x" * (MESSAGE_BYTES_MAX + 1))])
@@ -280,8 +302,6 @@ def test_a_stream_goes_into_a_table_once_whoever_is_killed(
             time.sleep(rng.random() * 0.05)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-    from lepton_ai.lake.stream import into_table
-
     deadline_s = time.monotonic() + 300
     done = lambda: (table.exists() and table.rows() >= published) or time.monotonic() > deadline_s  # noqa: E731
     into_table(streams, name, table, group="sink", until=done)
