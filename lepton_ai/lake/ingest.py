@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ ENCODINGS = ("utf-8", "gb18030")
 PIECE_BYTES = 1 << 20
 SAMPLE_BYTES = 64 << 10
 DELIMITERS = ("::", "\t", ",", ";", "|", "，")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,20}\Z")
 _HINT_COLUMNS = "the file needs columns user, item, rating and, if you like, timestamp"
 
 
@@ -30,7 +32,7 @@ def ingest(path: str | Path) -> Any:
     """The file's rows as a pyarrow Table (user, item, rating[, timestamp]); write it with `table.append`.
 
     Parquet is known by its first bytes, all else is CSV: encoding UTF-8, UTF-16 or GB18030, found by trying;
-    separated by comma, tab, semicolon, bar or `::`; with or without a header line. Memory: about the file's size.
+    separated by comma, tab, semicolon, bar or `::`; with or without a header line. Memory: some 20 times a CSV's size.
     Raises NotFound, Invalid (naming the line and column of the first bad value).
     """
     path = Path(path)
@@ -95,9 +97,10 @@ def _csv(path: Path, name: str) -> Any:
             width = len(row)
             if is_header:
                 continue
-        if len(row) < width:
-            short = f"{path}, line {line}: {len(row)} values instead of {width}"
-            raise Invalid(short, hint="repair or remove that line")
+        if len(row) != width:
+            other = f"{path}, line {line}: {len(row)} values instead of {width}"
+            hint = "write decimals with a point" if len(row) > width else "repair or remove that line"
+            raise Invalid(other, hint=hint)
         lines.append(line)
         for column, index in where.items():
             columns[column].append(row[index].strip())
@@ -107,8 +110,7 @@ def _csv(path: Path, name: str) -> Any:
     data["item"] = _ids(path, "item", columns["item"], lines)
     data["rating"] = pyarrow.array(_numbers(path, "rating", columns["rating"], lines), pyarrow.float64())
     if "timestamp" in columns:
-        times = _numbers(path, "timestamp", columns["timestamp"], lines)
-        data["timestamp"] = pyarrow.array([int(value) for value in times], pyarrow.int64())
+        data["timestamp"] = pyarrow.array(_times(path, columns["timestamp"], lines), pyarrow.int64())
     return pyarrow.table(data)
 
 
@@ -183,7 +185,21 @@ def _numbers(path: Path, column: str, values: list[str], lines: list[int]) -> li
     return numbers
 
 
+def _times(path: Path, values: list[str], lines: list[int]) -> list[int]:
+    """Whole numbers as they are: nanoseconds do not fit a float."""
+    times = []
+    for value, line in zip(values, lines, strict=True):
+        text = value.removesuffix(".0")
+        if not _WHOLE.match(text) or not -(2**63) <= int(text) < 2**63:
+            message = f"{path}, line {line}, column timestamp: {value[:40]!r} is not a whole number"
+            raise Invalid(message, hint="repair or remove that line")
+        times.append(int(text))
+    return times
+
+
 def _number(value: str) -> float | None:
+    if "_" in value:  # Python reads 1_0 as 10; whoever wrote the file did not mean that
+        return None
     try:
         number = float(value)
     except ValueError:

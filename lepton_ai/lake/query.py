@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Rows of JSON values. Times are ISO 8601 text, decimals and non-finite numbers text, bytes hexadecimal."""
+    """Rows of JSON values. Times are ISO 8601 text, decimals, non-finite and huge numbers text, bytes hexadecimal."""
 
     columns: list[str]
     types: list[str]

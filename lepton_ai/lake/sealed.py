@@ -25,7 +25,7 @@ TABLES_MAX = 32
 FETCH_ROWS = 1_000
 # Text, quoted names, dollar-quoted text and comments are skipped as they are; names are looked at.
 _TOKEN = re.compile(
-    r"""(?P<text>'(?:[^']|'')*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|--[^\n]*|/\*.*?\*/)"""
+    r"""(?P<text>\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|--[^\n]*|/\*.*?\*/)"""
     r"""|(?P<quoted>"(?:[^"]|"")*")|(?P<name>[A-Za-z_][A-Za-z0-9_]*(?:@[0-9]+)?)|(?P<other>.)""",
     re.DOTALL,
 )
@@ -122,6 +122,8 @@ def _check(connection: Any, sql: str) -> None:
         raise Invalid(f"the query holds {what}", hint="send one SELECT at a time")
     if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
         kind = str(statements[0].type).rpartition(".")[2]
+        if kind == "MULTI":  # what a PIVOT becomes
+            raise Forbidden("PIVOT is not known here", hint="select each column: sum(n) FILTER (WHERE kind = 'a') AS a")
         raise Forbidden(f"{kind} is not a reading statement", hint="queries only read: use SELECT")
 
 
@@ -143,6 +145,8 @@ def _fetch(result: Any, limits: Limits) -> tuple[list[list[Any]], bool]:
 
 def _plain(value: Any) -> Any:
     """A JSON value."""
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return str(value)  # most readers of JSON would round it
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

@@ -120,3 +120,24 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
         ingest(tmp_path)
     with pytest.raises(Invalid, match="Parquet"):
         ingest(made(tmp_path, b"PAR1 and no more"))
+
+
+def test_times_are_kept_to_the_last_digit(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("user,item,rating,timestamp\n1,2,3,1700000000123456789\n1,3,3,17.0\n")
+    assert ingest(path).column("timestamp").to_pylist() == [1700000000123456789, 17]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("1,2,3,1700000000.9", "timestamp"), ("1,2,3,1e300", "timestamp"), ("1,2,3,99999999999999999999", "timestamp"),
+        ("1,2,1_0,5", "rating"), ("1,2,3,5,9", "5 values instead of 4"),
+    ],
+)  # fmt: skip
+def test_nothing_is_guessed_over(tmp_path: Path, row: str, said: str) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(f"user,item,rating,timestamp\n{row}\n")
+    with pytest.raises(Invalid, match=said) as caught:
+        ingest(path)
+    assert caught.value.hint
