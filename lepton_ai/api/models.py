@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
@@ -102,12 +103,11 @@ async def _register(call: Call) -> Response:
     upload = Upload(call.request, MODEL_BYTES_MAX)
 
     def receive() -> ModelVersion:
-        # In a file first: many slow uploads at once cost disk, not memory.
-        with tempfile.TemporaryFile(dir=call.cell.blobs.root / "new") as file:
+        # In a file throughout: uploads, slow or large, cost disk, not memory.
+        with tempfile.NamedTemporaryFile(dir=call.cell.blobs.root / "new") as file:
             upload.copy(file)
-            file.seek(0)
             with lanes(call.request).registering:
-                item = registry(call.cell, call.ws).register(name, file.read(), lineage=lineage)
+                item = registry(call.cell, call.ws).register(name, Path(file.name), lineage=lineage)
         call.note("register", "model", name, version=item.version, digest=item.digest)
         return item
 

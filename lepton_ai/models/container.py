@@ -11,6 +11,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import struct
@@ -30,11 +31,14 @@ FORMAT = 1
 MANIFEST_BYTES_MAX = 16 << 20
 MEMBERS_MAX = 256
 NPY_HEADER_BYTES_MAX = 10_000
+_PIECE_BYTES = 1 << 20
 _ARRAY = re.compile(r"arrays/([a-z][a-z0-9_]{0,62})\.npy\Z")
 _NPY = re.compile(
-    rb"\x93NUMPY\x01\x00[\x00-\xff]{2}\{'descr': '([<|][biufU][0-9]{1,9})', 'fortran_order': False, "
+    rb"\x93NUMPY\x01\x00[\x00-\xff]{2}\{'descr': "
+    rb"'(\|b1|\|[iu]1|<[iu][248]|<f[248]|<U[1-9][0-9]{0,4})', 'fortran_order': False, "
     rb"'shape': \(((?:[0-9]{1,18},?(?: [0-9]{1,18})?)?)\), \} *\n"
 )
+_PARTS = ("settings", "signature", "metrics", "protocol", "lineage")
 _TIME = (1980, 1, 1, 0, 0, 0)
 _DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, RuntimeError, UnicodeDecodeError, OverflowError)
 _HINT_SAVE = "make one with model.save(path)"
@@ -92,7 +96,10 @@ class Container:
 
     @classmethod
     def load(cls, path: str | Path, *, only_manifest: bool = False) -> Container:
-        """Reads a saved model. Raises NotFound, Invalid (a pickle, not a model, another format), Corrupt."""
+        """Reads a saved model. Raises NotFound, Invalid (a pickle, not a model, another format), Corrupt.
+
+        only_manifest=True checks every member all the same, in pieces, and keeps none of them in memory.
+        """
         try:
             with open(path, "rb") as file:
                 return cls._read(file, str(path), only_manifest)
@@ -119,6 +126,8 @@ class Container:
                 infos = _check_members(archive.infolist(), size_bytes, name)
                 manifest = _read_manifest(archive, infos, name)
                 if only_manifest:
+                    for member in manifest["members"]:
+                        _check_member(archive, infos[member], manifest["members"][member]["sha256"], name)
                     return cls(manifest, {}, None)
                 arrays: dict[str, NDArray[Any]] = {}
                 onnx = None
@@ -173,10 +182,13 @@ def _check_members(infos: list[zipfile.ZipInfo], size_bytes: int, name: str) -> 
 
 def _read_manifest(archive: zipfile.ZipFile, infos: Mapping[str, zipfile.ZipInfo], name: str) -> dict[str, Any]:
     try:
-        manifest = json.loads(archive.read("model.json"))
+        manifest = json.loads(archive.read("model.json"), parse_constant=_no_number)
         members = {str(key): (str(of["sha256"]), int(of["size_bytes"])) for key, of in manifest["members"].items()}
         version = manifest["format"]
         kind = manifest["kind"]
+        if not all(isinstance(manifest[part], dict) for part in _PARTS):
+            raise TypeError
+        json.dumps(manifest, ensure_ascii=False).encode()  # halves of surrogate pairs cannot be written again
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Corrupt(f"{name}: model.json does not describe a model", hint="save the model again") from None
     if version != FORMAT:
@@ -189,6 +201,23 @@ def _read_manifest(archive: zipfile.ZipFile, infos: Mapping[str, zipfile.ZipInfo
     return dict(manifest)
 
 
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, sha256: str, name: str) -> None:
+    digest = hashlib.sha256()
+    with archive.open(info) as file:
+        head = file.read(NPY_HEADER_BYTES_MAX)
+        digest.update(head)
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    if digest.hexdigest() != sha256:
+        raise Corrupt(f"{name}: {info.filename} is not what was saved", hint="copy the file again")
+    if _ARRAY.match(info.filename):
+        _array_form(head, info.file_size, f"{name}: {info.filename}")
+
+
 def _pack_array(name: str, array: NDArray[Any]) -> bytes:
     assert _ARRAY.match(f"arrays/{name}.npy"), name
     assert array.dtype.kind in "biufU", array.dtype
@@ -198,18 +227,26 @@ def _pack_array(name: str, array: NDArray[Any]) -> bytes:
 
 
 def _unpack_array(data: bytes, name: str) -> NDArray[Any]:
+    dtype, shape, start = _array_form(data[:NPY_HEADER_BYTES_MAX], len(data), name)
+    try:
+        array = np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)
+    except ValueError:  # no values, and sides whose product does not fit an index
+        raise Corrupt(f"{name} has an impossible shape", hint=_HINT_SAVE) from None
+    if dtype.kind == "U" and len(data) > start and int(np.frombuffer(data, "<u4", offset=start).max()) > 0x10FFFF:
+        raise Corrupt(f"{name} holds text that is no Unicode", hint="save the model again")
+    return array
+
+
+def _array_form(head: bytes, size_bytes: int, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """(type, shape, where the values begin) of an array of `size_bytes`, header included, that begins with `head`."""
     # numpy's own reader of headers parses Python: this one knows the single form that numpy writes.
-    match = _NPY.match(data[:NPY_HEADER_BYTES_MAX])
-    if not match or 10 + int.from_bytes(data[8:10], "little") != match.end():
+    match = _NPY.match(head)
+    if not match or 10 + int.from_bytes(head[8:10], "little") != match.end():
         raise Corrupt(f"{name} is not an array of plain numbers or text", hint=_HINT_SAVE)
     dtype = np.dtype(match[1].decode())
     shape = tuple(int(side) for side in match[2].split(b",") if side.strip())
-    rest = len(data) - match.end()
-    count = 1
-    for side in shape:
-        count *= int(side)
-    if count * dtype.itemsize != rest:
-        raise Corrupt(f"{name} claims {count * dtype.itemsize} bytes and has {rest}", hint="save the model again")
-    if dtype.itemsize == 0:
-        return np.zeros(shape, dtype)
-    return np.frombuffer(data, dtype=dtype, offset=match.end()).reshape(shape)
+    rest = size_bytes - match.end()
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed != rest:
+        raise Corrupt(f"{name} claims {claimed} bytes and has {rest}", hint="save the model again")
+    return dtype, shape, match.end()

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lepton_ai.errors import Conflict, Corrupt, Invalid, NotFound
@@ -49,16 +50,25 @@ class Registry:
         self._objects = objects
         self._now_ms = now_ms
 
-    def register(self, name: str, model: Model | bytes, *, lineage: dict[str, Any] | None = None) -> ModelVersion:
-        """Stores a model (or the bytes of a saved one) as the next version of `name`.
+    def register(
+        self, name: str, model: Model | bytes | Path, *, lineage: dict[str, Any] | None = None
+    ) -> ModelVersion:
+        """Stores a model (or the bytes or the file of a saved one) as the next version of `name`.
+
+        A file is never held in memory as a whole; it must not change meanwhile.
 
         The same bytes with the same lineage as the newest version are that version: calling twice is once. Raises
         Invalid for a bad name or bytes that are no saved model, DiskFull, and Conflict when others keep winning.
         """
         _check_name(name)
-        data = model if isinstance(model, bytes) else model.container().pack()
-        manifest = Container.unpack(data, name).manifest
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        data: bytes | Path = model.container().pack() if isinstance(model, Model) else model
+        if isinstance(data, Path):
+            manifest = Container.load(data, only_manifest=True).manifest
+            with data.open("rb") as file:
+                digest, size_bytes = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", file.tell()
+        else:
+            manifest = Container.unpack(data, name).manifest
+            digest, size_bytes = f"sha256:{hashlib.sha256(data).hexdigest()}", len(data)
         key = f"models/{name}/containers/{digest.removeprefix('sha256:')}.lepton"
         merged = {**manifest["lineage"], **(lineage or {})}
         stored = False
@@ -76,7 +86,7 @@ class Registry:
                 version=(numbers[-1] if numbers else 0) + 1,
                 kind=manifest["kind"],
                 digest=digest,
-                size_bytes=len(data),
+                size_bytes=size_bytes,
                 key=key,
                 created_ms=self._now_ms(),
                 signature=manifest["signature"],

@@ -110,6 +110,13 @@ def npy(header: str, body: bytes = b"") -> bytes:
         b"not an array",
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}"),
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}"),
+        npy("{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000,)}"),
+        npy("{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000000,)}"),
+        npy("{'descr': '<U999999999', 'fortran_order': False, 'shape': (0,)}"),
+        npy("{'descr': '<f3', 'fortran_order': False, 'shape': (1,)}", b"x" * 3),
+        npy("{'descr': '|b7', 'fortran_order': False, 'shape': (1,)}", b"x" * 7),
+        npy("{'descr': '<U1', 'fortran_order': False, 'shape': (1,)}", b"\xff\xff\xff\x00"),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (0, 999999999999999999)}"),
         npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"x" * 8),
         npy("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,)}", b"x" * 8),
         npy("__import__('os').system('false')"),
@@ -179,6 +186,26 @@ def test_a_file_cut_short_is_refused(saved: Path, tmp_path: Path, cut: int) -> N
     path.write_bytes(saved.read_bytes()[:cut])
     with pytest.raises((Corrupt, Invalid)):
         Model.load(path)
+
+
+@pytest.mark.parametrize("part", ["settings", "signature", "metrics", "protocol", "lineage"])
+@pytest.mark.parametrize("value", [None, [], "x", {"a": "\ud800"}, {"a": float("nan")}])
+def test_a_manifest_of_another_form_is_refused(tmp_path: Path, part: str, value: Any) -> None:
+    for only_manifest in (False, True):
+        with pytest.raises(Corrupt, match="does not describe a model"):
+            Container.load(forged(tmp_path, {}, **{part: value}), only_manifest=only_manifest)
+
+
+def test_members_are_checked_also_when_they_are_not_kept(saved: Path, tmp_path: Path) -> None:
+    kept = Container.load(saved, only_manifest=True)
+    assert (kept.manifest, kept.arrays, kept.onnx) == (Container.load(saved).manifest, {}, None)
+    raw = Container.load(saved).onnx
+    assert raw is not None
+    other = rezip(saved, tmp_path / "other", {"model.onnx": raw[:-1] + b"!"})
+    with pytest.raises(Corrupt, match="not what was saved"):
+        Container.load(other, only_manifest=True)
+    with pytest.raises(Corrupt, match="plain numbers"):
+        Container.load(forged(tmp_path, {"arrays/users.npy": b"no array"}), only_manifest=True)
 
 
 def test_arrays_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:

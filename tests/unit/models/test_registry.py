@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lepton_ai.errors import Corrupt, Invalid, NotFound
 from lepton_ai.lake.objects import Objects
 from lepton_ai.models import RecommenderModel, Registry
+from lepton_ai.models.container import Container
 
 DATA = [(user, item, 3.0) for user in range(6) for item in range(user, user + 5)]
 
@@ -36,6 +39,26 @@ def test_registering_the_same_twice_is_once(objects: Objects) -> None:
     model = RecommenderModel().fit(DATA)
     assert registry.register("movies", model) == registry.register("movies", model.container().pack())
     assert str(registry.register("movies", model, lineage={"job": "again"})) == "movies@2"
+
+
+def test_a_file_is_registered_without_holding_it(objects: Objects, tmp_path: Path) -> None:
+    model = RecommenderModel().fit(DATA)
+    container = model.container()
+    large = Container(container.manifest, {**container.arrays, "more": np.zeros(12 << 20)}, container.onnx)
+    path = large.save(tmp_path / "large")
+    registry = Registry(objects)
+    tracemalloc.start()
+    try:
+        version = registry.register("movies", path)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < path.stat().st_size / 2
+    assert registry.register("movies", path.read_bytes()) == version
+    assert (version.size_bytes, registry.read(version)) == (path.stat().st_size, path.read_bytes())
+    path.write_bytes(b"something else")
+    with pytest.raises(Invalid, match="not a saved model"):
+        registry.register("movies", path)
 
 
 def test_writers_at_once_never_share_a_number(objects: Objects) -> None:
