@@ -285,7 +285,7 @@ def refused(name: str, text: str, login: RegistryLogin | None) -> LeptonError:
     if any(sign in lower for sign in _DENIED):
         why = f"registry {host} wants a login" if login is None else f"registry {host} refuses user {login.username}"
         why += ", or has no such image" if absent else ""
-        hint = "store one (lep secret registry create), and name it in image_pull_secrets"
+        hint = "keep one (PUT x/registries/NAME), and name it in image_pull_secrets"
         return Forbidden(f"image {name}: {why} ({said})", hint=hint)
     if absent:
         return NotFound(f"image {name}: registry {host} has no such image ({said})", hint="check its name and tag")

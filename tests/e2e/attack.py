@@ -7,9 +7,11 @@ Each line of the answer is {"attack", "won", "found"}. Nothing it does harms its
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import socket
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,52 @@ def join(path: str) -> str:
     """Leave one's limits by moving into another control group."""
     Path(path).write_text(str(os.getpid()))
     return "moved"
+
+
+def device() -> str:
+    """The host's first disk, by a device file of one's own."""
+    for major in (8, 253, 254, 259):
+        path = f"/tmp/device-{major}"
+        try:
+            os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(major, 0))
+            with open(path, "rb") as file:
+                return f"{len(file.read(512))} bytes"
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # there is no such disk
+                raise
+        finally:
+            Path(path).unlink(missing_ok=True)
+    raise OSError("none")
+
+
+def mount() -> str:
+    """A file system of one's own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"none", b"/mnt", b"tmpfs", 0, None) != 0:
+        raise OSError(ctypes.get_errno(), "mount")
+    return "mounted"
+
+
+def namespace() -> str:
+    """All rights, in a namespace of users of one's own: the kernel's parts that only root reaches are a way out."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(0x10000000) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    return "made"
+
+
+def raw() -> str:
+    """Packets with a sender of one's choice."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP):
+        return "open"
+
+
+def link(target: str, path: str) -> str:
+    """A symbolic link."""
+    os.symlink(target, path)
+    return os.readlink(path)
 
 
 def others() -> str:
