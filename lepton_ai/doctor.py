@@ -277,6 +277,9 @@ def _cells(settings: Settings) -> Iterator[Check]:
         alive = [path for path in _identities(folder) if (who := Identity.read(path)) is not None and who.alive()]
         if control is not None and control.alive():
             yield Check("cells", "ok", f"{name} is up: {len(alive)} processes of it run")
+            if warning := _warning(folder):
+                hint = "set isolation = uid or runtime = docker://, or remove them: lepton workspace rm NAME"
+                yield Check("workspaces", "warn", f"{name}: {warning}", hint)
         elif alive:
             hint = f"lepton up --cell {name} adopts them, lepton down {name} ends them"
             yield Check("cells", "warn", f"{name} has no control plane, but {len(alive)} processes of it run", hint)
@@ -288,6 +291,23 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     _platform, _python, _packages, _envoy, _memory, _disk, _home, _files, _ports, _clock, _limits, _isolation,
     _containers, _cells,
 )  # fmt: skip
+
+
+def _warning(folder: Path) -> str:
+    """What a running cell itself warns of; nothing when it cannot be asked now."""
+    from lepton_ai.client import Cloud
+    from lepton_ai.control.folder import read
+    from lepton_ai.errors import LeptonError
+
+    try:
+        state = read(folder)
+        if state is None:
+            return ""
+        token = state.token_path.read_text("ascii").strip()
+        with Cloud(state.api_url, token, state.settings.workspace, patience_s=1.0) as cloud:
+            return cloud.cell().warning
+    except (LeptonError, OSError, UnicodeDecodeError):
+        return ""
 
 
 def _identities(folder: Path) -> Iterator[Path]:

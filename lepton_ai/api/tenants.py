@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from lepton_ai.api.call import Call, Router, missing, retried
+from lepton_ai.api.lanes import lanes
 from lepton_ai.errors import Unavailable
 from lepton_ai.spec.base import Model, Name
 from lepton_ai.tenancy.workspaces import Workspace
@@ -63,10 +64,15 @@ def _add(call: Call) -> dict[str, Any]:
 
 
 def _remove(call: Call) -> dict[str, Any]:
+    """Its lake, logs and events are kept for a workspace of that name, unless `purge`."""
     name, purge = call.path("name"), call.flag("purge")
     retried(lambda: call.cell.workspaces.remove(name, actor=call.actor))
+    lanes(call.request).forget(name, call.cell.lake_url(name))
     lake = call.cell.lake_root / name
     kept = lake.is_dir()
+    if purge:
+        call.cell.logs.forget(name)
+        call.cell.events.forget(name)
     if purge and kept:
         try:
             shutil.rmtree(lake)

@@ -96,6 +96,11 @@ class Events:
             for row in reversed(rows)
         ]  # fmt: skip
 
+    def forget(self, workspace: str) -> None:
+        """Drops every event of a workspace."""
+        with self._store.writing() as connection:
+            connection.execute(delete(events).where(events.c.workspace == workspace))
+
 
 def _clean(text: str, length: int) -> str:
     return text.replace("\0", "�").encode("utf-8", "replace").decode()[:length]

@@ -13,12 +13,12 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import RowMapping, Select, delete, func, insert, select
+from sqlalchemy import Row, RowMapping, Select, delete, func, insert, select
 
 from lepton_ai.errors import Corrupt, Invalid
 from lepton_ai.spec.base import is_name, uuid7
@@ -146,13 +146,24 @@ class Logs:
             total_bytes += row.size_bytes
             if row.last_ns < oldest_ns or total_bytes > self._retention_bytes:
                 gone.append(row)
-        for first in range(0, len(gone), 500):
-            part = gone[first : first + 500]
+        self._remove(gone)
+        return len(gone) + self._sweep({row.path for row in rows})
+
+    def forget(self, workspace: str) -> int:
+        """Removes every segment of a workspace; how many."""
+        query = select(segments.c.uid, segments.c.path).where(segments.c.workspace == workspace)
+        with self._store.reading() as connection:
+            gone = connection.execute(query).all()
+        self._remove(gone)
+        return len(gone)
+
+    def _remove(self, rows: Sequence[Row[Any]]) -> None:
+        for first in range(0, len(rows), 500):
+            part = rows[first : first + 500]
             with self._store.writing() as connection:
                 connection.execute(delete(segments).where(segments.c.uid.in_([row.uid for row in part])))
             for row in part:
                 (self._root / row.path).unlink(missing_ok=True)
-        return len(gone) + self._sweep({row.path for row in rows})
 
     def _sweep(self, known: set[str]) -> int:
         # Young files are left alone: their row may be on its way.
