@@ -20,6 +20,7 @@ from lepton_ai.errors import Invalid
 USER_NAMES = ("user", "user_id", "userid", "uid", "用户", "用户id")
 ITEM_NAMES = ("item", "item_id", "itemid", "movie", "movie_id", "movieid", "iid", "物品", "物品id", "电影")
 RATING_NAMES = ("rating", "score", "评分", "打分")
+_INT64_MAX = 2**63 - 1
 _HINT_IDS = "ids are whole numbers or text"
 _HINT_ROWS = "pass rows: [(user, item, rating), ...]"
 
@@ -135,8 +136,7 @@ def _measure(
     model: Ranker, test: Any, k: int, relevant: float | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], dict[str, Any]]:
     """(hits (users, k), relevant pairs of each user, facts) of the users that can be measured."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise Invalid(f"k = {k!r} is not a number of items", hint="use k=10")
+    k = count(k, "k", hint="use k=10")
     data, basis = _resolve(model, test)
     if relevant is not None:
         keep = data.ratings >= relevant
@@ -144,7 +144,7 @@ def _measure(
     if not len(data):
         raise Invalid("no relevant pair to measure", hint="pass more test rows, or a lower `relevant`")
     users, row = np.unique(data.users, return_inverse=True)
-    best = model.predict(users, k=int(k))
+    best = model.predict(users, k=k)
     trained = model.seen(data.users, data.items)
     # A pair listed twice is one pair: a model can recommend an item to a person only once.
     items, column = np.unique(_joined(data.items, best.items.ravel()), return_inverse=True)
@@ -159,7 +159,7 @@ def _measure(
             hint="test with users that have ratings in the training data",
         )
     facts = {
-        "k": int(k),
+        "k": k,
         "users": int(known.sum()),
         "pairs": int(sizes[known].sum()),
         "skipped": int((~known).sum()),
@@ -255,8 +255,13 @@ def ids(values: Any, name: str) -> NDArray[Any]:
     """Ids as int64 or text. Raises Invalid for missing values, fractions and mixtures that are neither."""
     array = np.asarray(values)
     if array.dtype.kind in "iu":
+        if array.dtype == np.uint64 and len(bad := np.flatnonzero(array > _INT64_MAX)):
+            raise Invalid(f"row {bad[0] + 1}, column {name}: {array.flat[bad[0]]} is over 2**63 - 1", hint=_HINT_IDS)
         return array.astype(np.int64)
     if array.dtype.kind == "U":
+        bad = np.flatnonzero(array == "")
+        if len(bad):
+            raise Invalid(f"row {bad[0] + 1}, column {name}: '' is not an id", hint=_HINT_IDS)
         return array
     if array.dtype.kind == "f":
         bad = np.flatnonzero(~(np.isfinite(array) & (array == np.floor(array)) & (np.abs(array) < 2**53)))
@@ -269,7 +274,17 @@ def ids(values: Any, name: str) -> NDArray[Any]:
             raise Invalid(f"row {row + 1}, column {name}: {value!r} is not an id", hint=_HINT_IDS)
     if any(isinstance(value, str) for value in listed):
         return np.array([str(value) for value in listed], dtype=np.str_)
-    return np.array(listed, dtype=np.int64)
+    try:
+        return np.array(listed, dtype=np.int64)
+    except OverflowError:
+        raise Invalid(f"column {name} has an id beyond 64 bits", hint=_HINT_IDS) from None
+
+
+def count(value: object, name: str, *, least: int = 1, hint: str) -> int:
+    """`value` as a whole number of at least `least`. Raises Invalid; fractions, texts and flags are no counts."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise Invalid(f"{name} = {value!r} is not a whole number of at least {least}", hint=hint)
+    return int(value)
 
 
 def _three(names: Sequence[str]) -> tuple[int, int, int]:

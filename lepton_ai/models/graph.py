@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ai.errors import Invalid, TooLarge
+from lepton_ai.errors import TooLarge
+from lepton_ai.evaluation import count
 
 if TYPE_CHECKING:
     from lepton_ai.models.recommender import Learnt
@@ -29,8 +30,7 @@ def graph(learnt: Learnt, k: int = 10) -> bytes:
     """
     from onnx import checker, helper
 
-    if k < 1:
-        raise Invalid(f"k = {k} is not a number of items", hint="use k=10")
+    k = count(k, "k", hint="use k=10")
     constants = _constants(learnt, min(k, len(learnt.items)))
     total = sum(int(array.nbytes) for array in constants.values())
     if total > ONNX_BYTES_MAX:

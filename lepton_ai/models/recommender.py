@@ -9,6 +9,7 @@ id first). Scores are exact in single precision (see `grid`), so numpy and the e
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ai.errors import Invalid
-from lepton_ai.evaluation import Ranked, Triples, ids, ndcg_at_k, triples
+from lepton_ai.evaluation import Ranked, Triples, count, ids, ndcg_at_k, triples
 from lepton_ai.models.als import als
 from lepton_ai.models.ease import ease
 from lepton_ai.models.model import Model
@@ -70,13 +71,13 @@ class RecommenderModel(Model):
         super().__init__()
         if method not in ("auto", "ease", "als"):
             raise Invalid(f"method = {method!r} is not known", hint='use method="auto", "ease" or "als"')
-        if min(l2, unobserved, als_l2) <= 0 or min(factors, iterations) < 1:
-            raise Invalid("l2, factors, iterations, unobserved and als_l2 must be positive", hint="use the defaults")
+        if not all(math.isfinite(value) and value > 0 for value in (l2, unobserved, als_l2)):
+            raise Invalid("l2, unobserved and als_l2 must be positive numbers", hint="use the defaults")
         self._settings: dict[str, Any] = {
             "method": method,
             "l2": float(l2),
-            "factors": int(factors),
-            "iterations": int(iterations),
+            "factors": count(factors, "factors", hint="use the defaults"),
+            "iterations": count(iterations, "iterations", hint="use the defaults"),
             "unobserved": float(unobserved),
             "als_l2": float(als_l2),
         }
@@ -93,6 +94,7 @@ class RecommenderModel(Model):
         table is read at its current version, which goes into `lineage`. Raises Invalid for unusable data.
         """
         started_s = time.perf_counter()
+        seed = count(seed, "seed", least=0, hint="use seed=42")
         data = data.pin() if hasattr(data, "pin") else data
         rows = _last_of_each(triples(data))
         if len(rows) == 0:
@@ -136,8 +138,7 @@ class RecommenderModel(Model):
         Memory is bounded whatever the number of users. Raises Invalid before the first fit or for bad ids.
         """
         learnt = self._fitted()
-        if k < 1:
-            raise Invalid(f"k = {k} is not a number of items", hint="use k=10")
+        k = count(k, "k", hint="use k=10")
         wanted = ids(np.atleast_1d(np.asarray(users)), "user")
         index, known = _index(wanted, learnt.users)
         k = min(k, len(learnt.items))
@@ -154,6 +155,7 @@ class RecommenderModel(Model):
     def history(self, user: int | str, limit: int = 10) -> list[tuple[int | str, float]]:
         """(item, rating) of the user's training rows, best rated first; empty for an unknown user."""
         learnt = self._fitted()
+        limit = count(limit, "limit", least=0, hint="use limit=10")
         index, known = _index(ids([user], "user"), learnt.users)
         if not known[0]:
             return []
@@ -345,11 +347,19 @@ def _check(learnt: Learnt) -> None:
     for name, (array, shape, kind) in shapes.items():
         if array.shape != shape or array.dtype.kind != kind:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, not {shape}")
-    if not users or not items or learnt.users.ndim != 1 or learnt.items.ndim != 1:
-        raise ValueError("no users or items")
+        if kind == "f" and array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
+            raise ValueError(f"{name} holds numbers that are not finite")
+    for name, labels in (("users", learnt.users), ("items", learnt.items)):
+        if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iU" or not (labels[:-1] < labels[1:]).all():
+            raise ValueError(f"{name} are not ids in order")
     if learnt.indptr[0] != 0 or learnt.indptr[-1] != pairs or (np.diff(learnt.indptr) < 0).any():
         raise ValueError("indptr is not a row index")
     if pairs and (learnt.indices.min() < 0 or learnt.indices.max() >= items):
         raise ValueError("an item index is out of range")
-    if not len(learnt.held.users) == len(learnt.held.items) == len(learnt.held.ratings):
+    held = learnt.held
+    if any(array.ndim != 1 for array in (held.users, held.items, held.ratings)) or held.ratings.dtype.kind != "f":
+        raise ValueError("the held-out columns are not columns")
+    if (held.users.dtype.kind, held.items.dtype.kind) != (learnt.users.dtype.kind, learnt.items.dtype.kind):
+        raise ValueError("the held-out ids are of another kind")
+    if not len(held.users) == len(held.items) == len(held.ratings):
         raise ValueError("the held-out columns differ in length")

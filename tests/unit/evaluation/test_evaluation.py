@@ -165,3 +165,18 @@ def test_the_result_prints_everything() -> None:
         "basis: the pairs passed",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        np.array([1, 2**64 - 1], dtype=np.uint64),
+        np.array([1, 2**64 - 1], dtype=object),
+        np.array(["a", ""]),
+        np.array(["a", ""], dtype=object),
+    ],
+)
+def test_what_would_silently_become_another_id_is_refused(users: Any) -> None:
+    with pytest.raises(Invalid, match="column user") as caught:
+        triples(pandas.DataFrame({"user": users, "item": [1, 2], "rating": [1.0, 2.0]}))
+    assert caught.value.hint

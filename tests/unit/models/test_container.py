@@ -212,7 +212,21 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     whole = RecommenderModel().fit(DATA).container()
     indices = whole.arrays["indices"].copy()
     indices[0] = 10**6
-    for change in ({"indices": indices}, {"indptr": whole.arrays["indptr"][:-1]}, {"weights": np.zeros((2, 2), "f4")}):
+    nan = whole.arrays["weights"].copy()
+    nan[0, 0] = np.nan
+    held = whole.arrays["held_users"]
+    changes: list[dict[str, Any]] = [
+        {"indices": indices},
+        {"indptr": whole.arrays["indptr"][:-1]},
+        {"weights": np.zeros((2, 2), "f4")},
+        {"weights": nan},
+        {"users": whole.arrays["users"][::-1]},
+        {"users": whole.arrays["users"].astype("f8")},
+        {"items": np.zeros_like(whole.arrays["items"])},
+        {"held_users": held.reshape(-1, 1)},
+        {"held_users": held.astype("U")},
+    ]
+    for change in changes:
         path = Container(whole.manifest, {**whole.arrays, **change}, whole.onnx).save(tmp_path / "odd")
         with pytest.raises(Corrupt, match="does not hold a whole recommender"):
             Model.load(path)

@@ -163,7 +163,16 @@ def test_predicting_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -
         (lambda: RecommenderModel().fit(rows(), holdout=1.0), "holdout"),
         (lambda: RecommenderModel(method="magic"), "method"),
         (lambda: RecommenderModel(l2=0), "positive"),
+        (lambda: RecommenderModel(l2=float("nan")), "positive"),
+        (lambda: RecommenderModel(als_l2=float("inf")), "positive"),
+        (lambda: RecommenderModel(factors=2.5), "factors = 2.5"),  # type: ignore[arg-type]
+        (lambda: RecommenderModel(iterations=0), "iterations = 0"),
+        (lambda: RecommenderModel().fit(rows(), seed=-1), "seed = -1"),
+        (lambda: RecommenderModel().fit(rows()).history(1, limit=-1), "limit = -1"),
         (lambda: RecommenderModel().fit(rows()).predict([1], k=0), "k = 0"),
+        (lambda: RecommenderModel().fit(rows()).predict([1], k="3"), "k = '3'"),  # type: ignore[arg-type]
+        (lambda: RecommenderModel().fit(rows()).predict([1], k=2.5), "k = 2.5"),  # type: ignore[arg-type]
+        (lambda: RecommenderModel().fit(rows()).export(k=True), "k = True"),
     ],
 )
 def test_mistakes_are_answered(make: Any, says: str) -> None:
