@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.deploy import Decision
 from lepton_ai.api.place import placements, possible
 from lepton_ai.spec.workload import DeploymentSpec, Template
 
 SHOWN = 100
+PLAIN = (
+    "survive", "spread", "idle_timeout_s", "target_in_flight", "target_requests_per_minute", "visibility", "labels",
+    "balance", "advisory",
+)  # fmt: skip
+"""Fields of a deployment whose change is shown as it is."""
 
 
 def plan(cell: Cell, decision: Decision) -> dict[str, Any]:
@@ -45,8 +52,9 @@ def summary(decision: Decision, replicas: int) -> str:
     name, spec, old = decision.name, decision.spec, decision.old
     many = f"{replicas} replica{'' if replicas == 1 else 's'}"
     what = f" of {spec.template.model}" if spec.template.model else ""
+    kind = "pod" if spec.pod else "deployment"
     if old is None:
-        return f"new deployment {name}, {many}{what}"
+        return f"new {kind} {name}, {many}{what}"
     if not decision.changes:
         return f"nothing changes: {name}#{spec.release} is this already"
     if decision.fresh:
@@ -58,18 +66,30 @@ def changes(decision: Decision) -> list[str]:
     """What differs from what is recorded, one line each; values of the environment are not shown."""
     spec, old = decision.spec, decision.old
     if old is None:
-        access = "its tokens" if spec.tokens else "anyone who reaches the gateway"
-        return [f"replicas {_bounds(spec)}", f"may be called by {access}", *_survive(spec)]
+        return [f"replicas {_bounds(spec)}", f"may be called by {_callers(spec)}", *_survive(spec), *_private(spec)]
     lines = []
     if _bounds(old) != _bounds(spec):
         lines.append(f"replicas {_bounds(old)} -> {_bounds(spec)}")
-    for field in ("survive", "idle_timeout_s", "target_in_flight"):
+    for field in PLAIN:
         before, after = getattr(old, field), getattr(spec, field)
         if before != after:
             lines.append(f"{field} {_short(before)} -> {_short(after)}")
-    if old.tokens != spec.tokens:
-        lines.append("may be called by " + ("its new tokens" if spec.tokens else "anyone who reaches the gateway"))
+    if (old.tokens, old.allowlist) != (spec.tokens, spec.allowlist):
+        lines.append(f"may be called by {_callers(spec, fresh=old.tokens != spec.tokens)}")
     return lines + _differences(old.template, spec.template)
+
+
+def _callers(spec: DeploymentSpec, *, fresh: bool = False) -> str:
+    if spec.pod:
+        return "whoever reaches its ports on the node"
+    who = f"its {'new ' if fresh else ''}tokens" if spec.tokens else "anyone who reaches the gateway"
+    networks = spec.allowlist.networks
+    more = f" and {len(networks) - 3} more" if len(networks) > 3 else ""
+    return f"{who} from {', '.join(networks[:3])}{more}" if networks else who
+
+
+def _private(spec: DeploymentSpec) -> list[str]:
+    return ["seen by its maker, admins and owners only"] if spec.visibility == "private" else []
 
 
 def _differences(old: Template, new: Template) -> list[str]:
@@ -105,4 +125,6 @@ def _survive(spec: DeploymentSpec) -> list[str]:
 
 def _short(value: object) -> str:
     text = "none" if value in (None, {}, ()) else str(value)
+    if isinstance(value, BaseModel):
+        text = ", ".join(f"{name} {item}" for name, item in value.model_dump(exclude_none=True).items())
     return text if len(text) <= 80 else text[:79] + "…"

@@ -94,6 +94,26 @@ def test_a_plan_says_what_would_change_and_changes_nothing(stand: Any) -> None:
     assert plan["changes"] == ["replicas 2 -> 3", "may be called by its new tokens"]
 
 
+def test_a_plan_names_who_sees_and_calls_it(stand: Any) -> None:
+    stand.deploy(replicas=1)
+    client = stand.client()
+    form = {
+        **FORM, "replicas": 1, "visibility": "private", "labels": {"team": "a"}, "spread": "required",
+        "allowlist": ["10.0.0.0/8", "::1"], "balance": {"policy": "maglev"}, "target_requests_per_minute": 60,
+    }  # fmt: skip
+    assert client.post("/x/plan", json=form).json()["changes"] == [
+        "spread preferred -> required",
+        "target_requests_per_minute none -> 60.0",
+        "visibility public -> private",
+        "labels none -> {'team': 'a'}",
+        "balance policy least_request -> policy maglev",
+        "may be called by anyone who reaches the gateway from 10.0.0.0/8, ::1",
+    ]
+    pod = client.post("/x/plan", json={"name": "desk", "pod": True, "template": COMMAND}).json()
+    assert pod["summary"].startswith("new pod desk, 1 replica")
+    assert pod["changes"] == ["replicas 1", "may be called by whoever reaches its ports on the node"]
+
+
 def test_a_plan_places_only_what_is_missing(stand: Any) -> None:
     record = stand.deploy(replicas=2)
     stand.replica(record, "node-1")
