@@ -13,8 +13,8 @@ import numpy as np
 from lepton_ai.control import rendezvous, replicas
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Op, Record
-from lepton_ai.scheduler.place import place
-from lepton_ai.scheduler.snapshot import Request
+from lepton_ai.scheduler.place import Placement, place
+from lepton_ai.scheduler.snapshot import Request, Snapshot
 from lepton_ai.spec.workload import JobSpec
 
 
@@ -65,9 +65,9 @@ def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], q
         )
         for worker in due
     ]
-    plan = place(ctx.snapshot(), requests, together=first)
+    plan = _plan(ctx, ctx.snapshot(), record, spec, requests, first)
     unplaced = next((item for item in plan if item.node is None), None)
-    if unplaced is not None and _fits_empty(ctx, requests):
+    if unplaced is not None and _fits_empty(ctx, record, spec, requests):
         queue.ahead = queue.ahead or record.name
     if unplaced is not None and first:
         return Starts(reason=unplaced.reason)
@@ -77,6 +77,35 @@ def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], q
             again = before[1] if before is not None and before[0] == placement.node else None
             ops.append(_creation(ctx, record, spec, worker, placement.node, {"run": run, "again": again}))
     return Starts(tuple(ops), unplaced.reason if unplaced is not None else reason)
+
+
+def _plan(
+    ctx: Context, snapshot: Snapshot, record: Record, spec: JobSpec, requests: list[Request], together: bool
+) -> tuple[Placement, ...]:
+    """Where they go: if they meet, on nodes between which they can."""
+    if not (spec.rendezvous and spec.workers > 1):
+        return place(snapshot, requests, together=together)
+    groups = rendezvous.groups(ctx, record)
+    plans = []
+    for names in groups:
+        wanted = [found for request in requests if (found := _within(request, names)) is not None]
+        if len(wanted) == len(requests):
+            plans.append(place(snapshot, wanted, together=together))
+            if all(item.node is not None for item in plans[-1]):
+                return plans[-1]
+    if len(groups) == 1 and plans:
+        return plans[0]
+    why = "its workers meet on one machine, and none has room for all"
+    why += f": {plans[0][0].reason}" if len(plans) == 1 else ""
+    return tuple(Placement(request, None, why) for request in requests)
+
+
+def _within(request: Request, names: frozenset[str]) -> Request | None:
+    """`request` on these nodes only (empty: any); None when it may go to none of them."""
+    if not names:
+        return request
+    nodes = request.nodes & names if request.nodes else names
+    return replace(request, nodes=nodes) if nodes else None
 
 
 def _creation(ctx: Context, record: Record, spec: JobSpec, worker: Worker, node: str, values: dict[str, Any]) -> Op:
@@ -110,8 +139,8 @@ def _environment(record: Record, spec: JobSpec, index: int) -> dict[str, str]:
     return {**env, "LEPTON_RESOURCE_ACCELERATOR_TYPE": kind} if kind else env
 
 
-def _fits_empty(ctx: Context, requests: list[Request]) -> bool:
+def _fits_empty(ctx: Context, record: Record, spec: JobSpec, requests: list[Request]) -> bool:
     """Whether the nodes could take it if nothing else ran: only then is it worth making others wait."""
     snapshot = ctx.snapshot()
     empty = replace(snapshot, used=np.zeros_like(snapshot.used), groups={}, taken={})
-    return all(item.node is not None for item in place(empty, requests, together=True))
+    return all(item.node is not None for item in _plan(ctx, empty, record, spec, requests, True))

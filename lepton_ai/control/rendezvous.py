@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Record
+from lepton_ai.settings import is_loopback
+from lepton_ai.spec.replica import NodeReport
 
 OWN = {"MASTER_ADDR": "address", "MASTER_PORT": "port"}
 """What worker 0's node tells it of itself, because only the node knows."""
@@ -67,13 +69,40 @@ def _first(ctx: Context, record: Record) -> Record | None:
     return None
 
 
+def groups(ctx: Context, job: Record) -> list[frozenset[str]]:
+    """The sets of nodes on which the workers of a job reach each other; an empty one: any nodes.
+
+    A worker's port is not reached from other hosts, as nothing plain leaves a host: they meet on one machine then.
+    """
+    nodes = {name: view.report for name, view in ctx.views.items() if view.report is not None}
+    if all(is_loopback(report.address) for report in nodes.values()):
+        return [frozenset()]
+    found: dict[tuple[str, str], set[str]] = {}
+    for name, report in nodes.items():
+        found.setdefault(_machine(report) or (name, ""), set()).add(name)
+    first = next((copy for copy in reversed(ctx.mirror.owned("replica", job.uid)) if _lives(copy)), None)
+    sets = [frozenset(names) for _, names in sorted(found.items(), key=lambda item: min(item[1]))]
+    if first is None:
+        return sets
+    node = str(first.spec["node"])
+    return [names for names in sets if node in names] or [frozenset({node})]
+
+
+def _lives(copy: Record) -> bool:
+    return copy.status.get("phase") != "exited" and not copy.status.get("ending")
+
+
 def _same_machine(ctx: Context, first: str, second: str) -> bool:
     if first == second:
         return True
     machines = [
-        view.report.machine.id for name in (first, second) if (view := ctx.views.get(name)) and view.report is not None
+        _machine(view.report) for name in (first, second) if (view := ctx.views.get(name)) and view.report is not None
     ]
-    return len(machines) == 2 and bool(machines[0]) and machines[0] == machines[1]
+    return len(machines) == 2 and machines[0] is not None and machines[0] == machines[1]
+
+
+def _machine(report: NodeReport) -> tuple[str, str] | None:
+    return (report.machine.id, report.machine.network) if report.machine.id else None
 
 
 def _meets(record: Record) -> bool:

@@ -17,6 +17,7 @@ def machine(folder: Path) -> Machine:
     return Machine(
         # systemd asks not to give its id away as it is: a digest tells machines apart as well.
         id=hashlib.sha256(b"lepton_ai/machine/" + _id().encode()).hexdigest()[:16],
+        network=_network(),
         hostname=platform.node()[:255],
         os=_os()[:128],
         kernel=platform.release()[:128],
@@ -34,6 +35,14 @@ def _id() -> str:
         if text:
             return text
     return f"{platform.node()} {shim.boot_id()}"
+
+
+def _network() -> str:
+    """Names this network namespace among those of the machine."""
+    try:
+        return str(os.stat("/proc/self/ns/net").st_ino)
+    except OSError:
+        return ""
 
 
 def _os() -> str:

@@ -142,9 +142,10 @@ class ReplicaReport(Model):
 
 
 class Machine(Model):
-    """What a node is on. Two nodes on one machine have the same `id`."""
+    """What a node is on. Two nodes on one machine have the same `id`; if they see one loopback, `network` too."""
 
     id: str = ""
+    network: str = ""
     hostname: str = ""
     os: str = ""
     kernel: str = ""

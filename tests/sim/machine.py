@@ -108,6 +108,7 @@ class Machine:
 
     def __init__(self, name: str, clock: FakeClock, ports: Ports, capacity: Resources, address: str = ADDRESS) -> None:
         self.name, self.capacity, self.address = name, capacity, address
+        self.identity = "one-machine" if address == ADDRESS else f"machine of {name}"
         self._clock, self._ports = clock, ports
         self.copies: dict[str, Copy] = {}
         self.powered, self.agent, self.cut, self.dark = True, True, False, False
@@ -178,7 +179,7 @@ class Machine:
                 disk_free_mib=1000,
                 epoch=self.epoch,
                 forwards=self.forwards,
-                machine=Spec(id="one-machine"),
+                machine=Spec(id=self.identity),
                 replicas=copies,
             )
             self._report = (self.version, report)

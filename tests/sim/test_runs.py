@@ -103,6 +103,29 @@ class TestRendezvous:
         second = next(copy for _, copy in world.copies("gang") if copy.spec.worker == 1)
         assert second.spec.env["MASTER_PORT"] == str(first.port)
 
+    def test_on_hosts_of_their_own_they_stay_on_one_machine(self, cell: Cell) -> None:
+        world = cell(4, hosts=True)
+        for name in ("node-3", "node-4"):
+            world.machines[name].identity = "the large one"
+        # Room for two on a node: three of them find it on the machine with two nodes only.
+        found = self.meet(world, 3, retries=3, resources={"cpu_milli": 2000, "memory_mib": 100})
+        nodes = {copy.spec.worker: node for node, copy in world.copies("gang")}
+        assert set(nodes.values()) == {"node-3", "node-4"}
+        world.machines[nodes[1]].crash(found[1].spec.uid)
+        world.until(lambda: len(world.copies("gang")) == 3, 10)
+        assert {node for node, _ in world.copies("gang")} <= {"node-3", "node-4"}
+        assert found[1].spec.env["MASTER_PORT"] == str(found[0].port)
+
+    def test_what_no_one_machine_has_room_for_waits_and_says_so(self, cell: Cell) -> None:
+        world = cell(3, hosts=True)
+        world.person.run("gang", workers=3, rendezvous=True, resources=BIG)
+        world.run(3)
+        assert world.copies("gang") == []
+        assert "its workers meet on one machine, and none has room for all" in world.job("gang")["reason"]
+        # Who does not meet may be anywhere.
+        world.person.run("apart", workers=3, resources=BIG)
+        world.until(lambda: len(world.copies("apart")) == 3, 15)
+
     def test_a_first_worker_that_is_done_at_once_keeps_nobody_waiting(self, cell: Cell) -> None:
         world = cell(2)
         world.person.run("quick", "exit=0@100", workers=2, rendezvous=True)
