@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Row, RowMapping, Select, delete, func, insert, select
+from sqlalchemy import RowMapping, Select, delete, func, insert, select
 
 from lepton_ai.errors import Corrupt, Invalid
 from lepton_ai.spec.base import is_name, uuid7
@@ -157,7 +157,7 @@ class Logs:
         self._remove(gone)
         return len(gone)
 
-    def _remove(self, rows: Sequence[Row[Any]]) -> None:
+    def _remove(self, rows: Sequence[Any]) -> None:
         for first in range(0, len(rows), 500):
             part = rows[first : first + 500]
             with self._store.writing() as connection:
