@@ -28,7 +28,7 @@ from lepton_ai.node.engine import Away, Engine, Refused
 from lepton_ai.node.shim import start_ticks
 
 WAIT_S = 60.0
-FLAGS = ("--iptables=false", "--ip6tables=false", "--bridge=none")
+FLAGS = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none")
 USER, PASSWORD = "tester", "pass word"
 HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuuIt/9/tGzLcigNq/.RWIDjeEVR30RSf.\n"
 AUTH = base64.urlsafe_b64encode(json.dumps({"username": USER, "password": PASSWORD}).encode()).decode()
@@ -215,7 +215,7 @@ def image() -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(text)
             tar.addfile(info, io.BytesIO(text.encode()))
-        for name, mode in (("tmp", 0o1777), ("root", 0o700)):
+        for name, mode in (("tmp", 0o1777), ("root", 0o755)):
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, mode
             tar.addfile(folder)

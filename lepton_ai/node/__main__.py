@@ -144,7 +144,7 @@ def _docker(args: argparse.Namespace, folder: Path) -> Runtime:
     network = Network(folder, args.address, Users(folder.parent / "users.json"))
     if why := network.available():
         logging.getLogger(__name__).warning("replicas use the engine's own networks: %s", why)
-        return DockerRuntime(args.name, folder, engine, images)
+        return DockerRuntime(args.name, folder, engine, images, address=args.address)
     return DockerRuntime(args.name, folder, engine, images, network)
 
 

@@ -48,14 +48,24 @@ class DockerRuntime:
         node: the node's name.
         folder: the node's; its path tells this node's containers from those of others.
         network: gives every replica a network of its own; None: the engine does.
+        address: where host ports are reached.
     """
 
     name: RuntimeName = "docker"
     isolation: Isolation = "container"
     forwards = True
 
-    def __init__(self, node: str, folder: Path, engine: Engine, images: Images, network: Network | None = None) -> None:
-        self.node, self._folder = node, folder.absolute()
+    def __init__(
+        self,
+        node: str,
+        folder: Path,
+        engine: Engine,
+        images: Images,
+        network: Network | None = None,
+        *,
+        address: str = "127.0.0.1",
+    ) -> None:
+        self.node, self._folder, self._address = node, folder.absolute(), address
         self._engine, self._images, self._network = engine, images, network
         self.holds = network is not None
         self._scope = scope(self._folder)
@@ -167,14 +177,14 @@ class DockerRuntime:
 
     def sweep(self, live: Collection[str]) -> None:
         """Containers and networks that no replica has, and images that are too old or too many."""
+        if self._network is not None:
+            self._network.sweep(live)
         found = self._listed()
         keep = self._begun | set(live)  # looked at afterwards: what is being started is in it before it is there
         for left in found:
             if left["Labels"].get(f"{LABEL}uid") not in keep:
                 _log.warning("removing container %s: no replica has it", left["Names"])
                 self._remove(left["Id"])
-        if self._network is not None:
-            self._network.sweep(live)
         if time.monotonic() - self._cleaned_s > CLEAN_S or not self._cleaned_s:
             self._cleaned_s = time.monotonic()
             self._images.clean()
@@ -250,7 +260,7 @@ class DockerRuntime:
                 raise Failed(f"the container engine cannot make a network: {error.message}") from error
         except Away as error:
             raise away(self._engine, error) from error
-        bindings = {_key(one): [{"HostIp": "127.0.0.1", "HostPort": str(one.host_port)}] for one in maps}
+        bindings = {_key(one): [{"HostIp": self._address, "HostPort": str(one.host_port)}] for one in maps}
         return {"NetworkMode": name, "PortBindings": bindings}
 
     def _hosts(self, spec: ReplicaSpec, folder: Path, create: dict[str, Any], address: str | None) -> None:

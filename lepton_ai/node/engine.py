@@ -78,8 +78,9 @@ class Engine:
         """A container's two streams as frames (see `frames`), and the first bytes of them. Raises Away, Refused."""
         query = "stream=1&stdout=1&stderr=1"
         head = f"POST /containers/{container}/attach?{query} HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\n"
-        sock = _connect(self.path, TIMEOUT_S)
+        sock: socket.socket | None = None
         try:
+            sock = _connect(self.path, TIMEOUT_S)
             # By hand: http.client would read ahead into the stream, where no poll sees it.
             sock.sendall(f"{head}Upgrade: tcp\r\nContent-Length: 0\r\n\r\n".encode())
             data = b""
@@ -93,13 +94,13 @@ class Engine:
             if status not in (101, 200):
                 raise Refused(status, rest.decode("utf-8", "replace").strip()[:500])
             sock.settimeout(None)
-            return sock, rest
-        except OSError as error:
-            sock.close()
-            raise Away(error.strerror or str(error)) from error
-        except BaseException:
-            sock.close()
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if isinstance(error, OSError):
+                raise Away(error.strerror or str(error)) from error
             raise
+        return sock, rest
 
     @contextlib.contextmanager
     def _asked(
@@ -120,7 +121,8 @@ class Engine:
             data = json.dumps(body)
         connection = _Connection(self.path, timeout_s)
         try:
-            connection.request(method, f"{path}?{urlencode(query)}" if query else path, data, sent)  # type: ignore[arg-type]
+            with contextlib.suppress(BrokenPipeError):  # it has answered before it took all
+                connection.request(method, f"{path}?{urlencode(query)}" if query else path, data, sent)  # type: ignore[arg-type]
             response = connection.getresponse()
             if response.status >= 400:
                 raise Refused(response.status, _message(response.read()))

@@ -262,6 +262,31 @@ def test_mounts(node: Node, tmp_path: Path) -> None:
     assert "lepton_ai/binds" not in Path("/proc/self/mounts").read_text()
 
 
+def test_an_images_user_may_use_its_volume(node: Node, docker: Any, containers: Any, registry: Any) -> None:
+    docker.load(containers.image(), "user", "1", "ENV PATH=/bin", "USER user", "WORKDIR /tmp")
+    mounts = ({"target": "/data", "path": "/deep/er"},)
+    code = "import os; open('/data/x', 'w').write('mine'); print(os.getuid(), os.getcwd(), open('/data/x').read())"
+    values = {"image": "user:1", "mounts": mounts}
+    assert node.run("python", "-c", code, **values)[1][-1] == "1000 /tmp mine"
+    # What it left is its workspace's, and the way there is nobody else's on this machine.
+    file = node.folder / "volumes" / "default" / "deep" / "er" / "x"
+    assert file.read_text() == "mine"
+    assert node.folder.stat().st_mode & 0o077 == 0
+    # The image says which signal ends it.
+    made = docker.engine.ask("POST", "/containers/create", {"Image": "user:1", "Cmd": ["true"]})["Id"]
+    query = {"container": made, "repo": "signal", "tag": "1"}
+    docker.engine.ask("POST", "/commit", {"StopSignal": "SIGINT"}, query=query)
+    docker.engine.ask("DELETE", f"/containers/{made}")
+    code = (
+        "import time\ntry:\n    print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('bye')"
+    )
+    uid = node.apply("python", "-u", "-c", code, **{**values, "image": "signal:1"})
+    until(lambda: "up" in node.lines(uid))
+    node.http.delete(f"/v1/replicas/{uid}", params={"grace_s": 600})
+    assert node.phase(uid, "exited")["exit"]["code"] == 0
+    assert node.lines(uid)[-1] == "bye"
+
+
 def test_two_replicas_with_one_port(node: Node) -> None:
     first, second = (node.serve(port=8080, health={"path": "/"}) for _ in range(2))
     ports = {node.phase(uid, "ready")["port"] for uid in (first, second)}
