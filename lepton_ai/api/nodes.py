@@ -6,6 +6,7 @@ GET /dedicated-node-groups   GET /dedicated-node-groups/ID, …/nodes, …/machi
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from lepton_ai.api import reservations, sight, view
@@ -92,7 +93,12 @@ def _wire_nodes(call: Call) -> list[dict[str, Any]]:
     own = [item for item in known if (item["owner_kind"], item["owner"]) not in hidden]
     items = all_nodes(call)
     # Idle means that nobody's work is there, not only none of the caller's.
-    return [wire.shown(item, call.cell.name, own, call.ws) for item in items if not idle or not item["replicas"]]
+    beside = Counter(wire.machine_id(item) for item in items)
+    return [
+        wire.shown(item, call.cell.name, own, call.ws, beside[wire.machine_id(item)])
+        for item in items
+        if not idle or not item["replicas"]
+    ]
 
 
 def _wire_machines(call: Call) -> list[dict[str, Any]]:

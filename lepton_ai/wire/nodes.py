@@ -34,8 +34,11 @@ def group(cell: str, nodes: Iterable[Json], volumes: Iterable[Json], workspace: 
     return {"metadata": metadata, "spec": spec, "status": {"ready_nodes": ready, "quota_enabled": True}}
 
 
-def shown(node: Json, cell: str, replicas: Iterable[Json], workspace: str) -> Json:
-    """A node; `replicas` (our JSON) are those of the caller's workspace."""
+def shown(node: Json, cell: str, replicas: Iterable[Json], workspace: str, share: int = 1) -> Json:
+    """A node; `replicas` (our JSON) are those of the caller's workspace.
+
+    `share`: so many nodes are on its machine. Each shows that part of the disk, because the client adds them up.
+    """
     words = _words(node)
     machine = node.get("machine") or {}
     return {
@@ -52,7 +55,7 @@ def shown(node: Json, cell: str, replicas: Iterable[Json], workspace: str) -> Js
             "local_ip": node["address"],
             "machine_id": machine_id(node),
             "dedicated_node_group": group_id(cell),
-            "resource": _resource(node),
+            "resource": _resource(node, share),
         },
         "status": {
             "status": words,
@@ -90,7 +93,7 @@ def _words(node: Json) -> list[str]:
     return ["Ready", "Draining"] if state == "draining" else ["Ready", "Healthy"]
 
 
-def _resource(node: Json) -> Json:
+def _resource(node: Json, share: int = 1) -> Json:
     machine = node.get("machine") or {}
     found: Json = {
         "cpu": {"allocated": node["cpu_placed_milli"] / 1000, "total": node["cpu_milli"] / 1000},
@@ -106,7 +109,10 @@ def _resource(node: Json) -> Json:
         }
     if machine.get("disk_mib"):
         used = max(0, machine["disk_mib"] - node["disk_free_mib"])
-        found["disk"] = {"total_bytes": machine["disk_mib"] << 20, "used_bytes": used << 20}
+        found["disk"] = {
+            "total_bytes": (machine["disk_mib"] << 20) // share,
+            "used_bytes": (used << 20) // share,
+        }
     if machine.get("os"):
         found["system"] = {"os": machine["os"], "kernel_version": machine.get("kernel") or ""}
     return found

@@ -92,7 +92,7 @@ def test_nodes_machines_and_what_is_there(stand: Any) -> None:
     nodes = {item["metadata"]["id"]: item for item in client.get("/dedicated-node-groups/local/nodes").json()}
     first = nodes["node-1"]
     assert first["spec"]["resource"]["cpu"] == {"allocated": 0.4, "total": 1.0, "type": "CPU"}, "all that is promised"
-    assert first["spec"]["resource"]["disk"] == {"total_bytes": 1000 << 20, "used_bytes": 600 << 20}
+    assert first["spec"]["resource"]["disk"] == {"total_bytes": 500 << 20, "used_bytes": 300 << 20}, "of both"
     assert first["spec"]["resource"]["system"] == {"os": "Linux", "kernel_version": "6.1"}
     assert [item["name"] for item in first["status"]["workloads"]] == ["web"], "only the workspace's own"
     assert first["metadata"]["labels"]["isolation"] == "uid"
@@ -101,6 +101,7 @@ def test_nodes_machines_and_what_is_there(stand: Any) -> None:
     machines = client.get("/dedicated-node-groups/local/machines").json()
     assert [item["status"]["machine_id"] for item in machines] == ["m1", nodes["node-3"]["spec"]["machine_id"]]
     assert machines[0]["status"]["resource"]["cpu"]["total"] == 2.0
+    assert machines[0]["status"]["resource"]["disk"]["total_bytes"] == 1000 << 20
     assert first["spec"]["machine_id"] == "m1"
 
 
