@@ -132,6 +132,14 @@ _DEFAULTS = Settings(home=Path("~/.lepton_ai"))
 
 def _environment() -> dict[str, object]:
     known = {PREFIX + item.name.upper(): item.name for item in dataclasses.fields(Settings)}
+    for key in os.environ:
+        # Other names may be other programs' or our own (…_DEBUG): only a near miss is surely a typing error.
+        if key.startswith(PREFIX) and key not in known:
+            near = difflib.get_close_matches(
+                key.removeprefix(PREFIX), [name.upper() for name in known.values()], 1, 0.8
+            )
+            if near:
+                raise Invalid(f"environment: unknown setting {key}", hint=f"did you mean {PREFIX}{near[0]}?")
     return {name: os.environ[key] for key, name in known.items() if os.environ.get(key)}
 
 
@@ -150,12 +158,14 @@ def _convert(key: str, value: object, kind: Any, source: str) -> object:
     if isinstance(value, bool):
         raise Invalid(f"{source}: {key} = {value} is not a {kind.__name__}", hint="run: lepton config")
     try:
+        if kind in (str, type(Path())) and not isinstance(value, str | Path):
+            raise ValueError
         if issubclass(kind, Path):
             return Path(str(value)).expanduser().absolute()
         if kind is int and isinstance(value, float) and value != int(value):
             raise ValueError
         return kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Invalid(f"{source}: {key} = {value!r} is not a {kind.__name__}", hint="run: lepton config") from None
 
 
@@ -175,7 +185,7 @@ def _validate(settings: Settings) -> None:
     if settings.runtime != "process://" and (path == settings.runtime or (path and not path.startswith("/"))):
         hint = "use process://, docker:// or docker:///path/to/docker.sock"
         raise Invalid(f"runtime = {settings.runtime!r} is not known", hint=hint)
-    for key in ("images_max_gib", "images_max_days"):
+    for key in ("images_max_gib", "images_max_days", "log_retention_days", "log_retention_mib"):
         if not 0 <= getattr(settings, key) <= 1_000_000:
             raise Invalid(f"{key} = {getattr(settings, key)} is out of range", hint="use 0 to 1000000")
     if settings.isolation not in ISOLATIONS:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
-from lepton_ai.cli.values import bounds, count, mebibytes, moment, pair, release
+from lepton_ai.cli.values import bounds, cores, count, mebibytes, moment, pair, release
 from lepton_ai.errors import LeptonError
 
 GROUPS = ("Start", "Work", "Data", "Manage")
@@ -205,7 +205,7 @@ def _deploy(p: argparse.ArgumentParser) -> None:
     p.add_argument("--name", help="name of the deployment")
     p.add_argument("--replicas", type=bounds, metavar="N or MIN..MAX", help="how many")
     p.add_argument("--survive", type=int, metavar="N", help="keep full capacity when N nodes are lost at once")
-    p.add_argument("--cpu", type=float, metavar="CORES", help="of one replica, e.g. 0.5")
+    p.add_argument("--cpu", type=cores, metavar="CORES", help="of one replica, e.g. 0.5")
     p.add_argument("--memory", type=mebibytes, metavar="SIZE", help="of one replica, e.g. 512MiB or 2GiB")
     p.add_argument("--env", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
     _whose(p)
@@ -220,7 +220,7 @@ def _run(p: argparse.ArgumentParser) -> None:
     p.add_argument("--retries", type=int, metavar="N", help="further tries of a failed worker")
     p.add_argument("--job-retries", type=int, metavar="N", help="further runs of the whole job")
     p.add_argument("--start-at", type=moment, metavar="TIME", help='not before, e.g. "2030-01-31 13:10" or 2h')
-    p.add_argument("--cpu", type=float, metavar="CORES", help="of one worker")
+    p.add_argument("--cpu", type=cores, metavar="CORES", help="of one worker")
     p.add_argument("--memory", type=mebibytes, metavar="SIZE", help="of one worker")
     p.add_argument("--env", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
     _whose(p)

@@ -12,12 +12,22 @@ def count(text: str) -> int:
     return int(text)
 
 
-def release(text: str) -> int:
-    """`3`, `#3` or `movies#3`."""
-    number = text.rpartition("#")[2]
-    if not number.isdigit():
+def release(text: str) -> tuple[str, int]:
+    """`3`, `#3` or `movies#3`, as (whose: "" when it is not said, number)."""
+    name, _, number = text.rpartition("#")
+    if not number.isdecimal() or not number.isascii():
         raise argparse.ArgumentTypeError(f"{text!r} is not a release (use 3 or movies#3)")
-    return int(number)
+    return name, int(number)
+
+
+def cores(text: str) -> int:
+    """`2` or `0.5` cores, in thousandths of one."""
+    import re
+
+    milli = round(float(text) * 1000) if re.fullmatch(r"\d{1,6}(\.\d{0,9})?|\.\d{1,9}", text) else 0
+    if milli < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of cores (use 2 or 0.5)")
+    return milli
 
 
 def bounds(text: str) -> tuple[int, int]:
@@ -36,9 +46,10 @@ def mebibytes(text: str) -> int:
     import re
 
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:(g|t|m)(?:i?b)?)?", text.strip().lower())
-    if not found:
+    mib = round(float(found[1]) * {"g": 1024, "t": 1024 * 1024}.get(found[2], 1)) if found else 0
+    if mib < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size (use 512MiB or 2GiB)")
-    return max(1, round(float(found[1]) * {"g": 1024, "t": 1024 * 1024}.get(found[2], 1)))
+    return mib
 
 
 def pair(text: str) -> tuple[str, str]:

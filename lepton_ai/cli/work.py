@@ -37,12 +37,16 @@ def deploy(session: Session) -> None:
 def rollback(session: Session) -> None:
     """Serve an earlier release again, as a new release with the same content."""
     arguments = session.arguments
+    whose, number = arguments.to or ("", None)
+    if whose not in ("", arguments.name):
+        hint = f"lepton rollback {whose} --to {number}"
+        raise Usage(f"{whose}#{number} is no release of {arguments.name}", hint=hint)
     if arguments.dry_run:
         releases = [render.record(item) for item in session.cloud.releases(arguments.name)]
         session.table(("release", "note"), [(r["number"], r.get("note")) for r in releases], "there are no releases")
         session.say("nothing was changed (--dry-run)")
         return
-    done = render.record(session.cloud.rollback(arguments.name, arguments.to, say=session.say))
+    done = render.record(session.cloud.rollback(arguments.name, number, say=session.say))
     session.print(f"{done['name']}#{done['release']} {done.get('state') or 'recorded'}")
 
 
@@ -50,7 +54,7 @@ def run(session: Session) -> int:
     """Run a job; unless detached, print its log and end with its exit code (0, or 1 when it failed)."""
     arguments = session.arguments
     words = arguments.command_line
-    command = shlex.split(words[0]) if len(words) == 1 and not words[0].endswith(".toml") else words
+    command = _words(words[0]) if len(words) == 1 and not words[0].endswith(".toml") else words
     source: Any = words[0] if len(words) == 1 and words[0].endswith(".toml") else command
     options = _given(arguments, "name", "workers", "retries", "job_retries") | _template(arguments) | _whose(arguments)
     if arguments.start_at is not None:
@@ -82,7 +86,7 @@ def call(session: Session) -> None:
     body = None
     if text is not None:
         try:
-            body = json.loads(text)
+            body = json.loads(text, parse_constant=_no_number)
         except ValueError as problem:
             hint = f"quote it for the shell: lepton call {arguments.name} '{{\"user\": 7}}'"
             raise Usage(f"the request is not JSON: {problem}", hint=hint) from None
@@ -153,6 +157,18 @@ def _each(session: Session, verb: str, done: str, *, ask: bool) -> None:
         session.print(f"{done} {name}")
 
 
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as problem:
+        hint = "close the quote, or put the command behind --: lepton run -- python job.py"
+        raise Usage(f"{text!r} cannot be split into words: {str(problem).lower()}", hint=hint) from None
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON number")
+
+
 def _begun(start_ms: int | None) -> str:
     if start_ms is None or start_ms <= time.time() * 1000:
         return "started"
@@ -166,7 +182,7 @@ def _given(arguments: Any, *names: str) -> dict[str, Any]:
 def _template(arguments: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if arguments.cpu is not None:
-        options["cpu_milli"] = max(1, round(arguments.cpu * 1000))
+        options["cpu_milli"] = arguments.cpu
     if arguments.memory is not None:
         options["memory_mib"] = arguments.memory
     if arguments.env:

@@ -193,6 +193,8 @@ class Cloud(Admin):
         A connection that breaks while following is made again; no line comes twice.
         """
         seen: dict[str, int] = {}
+        first_ns: int | None = None  # what is older was not asked for, whichever replica it is of
+        oldest_ns = 0
         deadline_s: float | None = None
         while True:
             query = {"lines": AFTER_BREAK_LINES if seen else lines, "follow": follow, "grep": grep}
@@ -200,12 +202,14 @@ class Cloud(Admin):
                 with self._http.stream(f"/x/logs/{part(name)}", query) as response:
                     for text in response.iter_lines():
                         line = LogLine.of(json.loads(text))
-                        if line.ns > seen.get(line.replica, 0):
+                        first_ns = line.ns if first_ns is None else first_ns
+                        if line.ns > seen.get(line.replica, oldest_ns - 1):
                             seen[line.replica] = line.ns
                             yield line
                         deadline_s = None
                 return
             except httpx.TransportError as error:
+                oldest_ns = first_ns or 0
                 deadline_s = deadline_s or time.monotonic() + (FOLLOW_PATIENCE_S if follow else 0)
                 if time.monotonic() >= deadline_s:
                     raise self._http.away(error) from None
@@ -339,7 +343,8 @@ class Cloud(Admin):
         except NotFound as error:
             if not asked.word:
                 raise
-            raise NotFound(f"there is no deployment, model or file {asked.word!r}", hint=error.hint) from None
+            hint = f"the file of that name is ./{asked.word}" if Path(asked.word).is_file() else error.hint
+            raise NotFound(f"there is no deployment or model {asked.word!r}", hint=hint) from None
 
     def _deployment(self, data: dict[str, Any]) -> Deployment:
         return Deployment.of(data).bound(self)

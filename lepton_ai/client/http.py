@@ -16,6 +16,7 @@ import httpx
 
 from lepton_ai.errors import BY_CODE, Failed, Invalid, LeptonError, Timeout, Unavailable
 from lepton_ai.settings import is_loopback
+from lepton_ai.spec.base import NAME_PATTERN, is_name
 
 PATIENCE_S = 6.0
 PAUSE_S = (0.05, 0.5)
@@ -27,9 +28,7 @@ class Connection:
     """HTTP to ``URL/api/v2/workspaces/WORKSPACE``."""
 
     def __init__(self, url: str, token: str, workspace: str, *, patience_s: float = PATIENCE_S) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Invalid(f"{url!r} is not the address of a cell", hint="for example http://127.0.0.1:8600")
+        _check(url, token, workspace)
         self.url, self.workspace = url.rstrip("/"), workspace
         self._base = f"{self.url}/api/v2/workspaces/{quote(workspace, safe='')}"
         self._patience_s = patience_s
@@ -121,6 +120,27 @@ class Connection:
                     raise self.away(error) from None
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.6, PAUSE_S[1])
+
+
+def _check(url: str, token: str, workspace: str) -> None:
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        fits = False
+    if not fits:
+        raise Invalid(f"{url!r} is not the address of a cell", hint="for example http://127.0.0.1:8600")
+    if not is_name(workspace):
+        raise Invalid(f"{workspace!r} is not a workspace's name", hint=f"names match {NAME_PATTERN}")
+    if not token:
+        return
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise Invalid("the token holds letters that no token has", hint="copy it again: lepton token add")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise Invalid(
+            f"the token would go to {parts.hostname} in plain text, where all who carry it can read it",
+            hint="use https://, with tls_cert and tls_key at that cell, or a tunnel to 127.0.0.1",
+        )
 
 
 def client(url: str, headers: Mapping[str, str] | None = None) -> httpx.Client:

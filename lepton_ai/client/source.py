@@ -78,7 +78,8 @@ def deployment(source: Any, options: Mapping[str, Any], existing: Look) -> Asked
     if not isinstance(source, str | Path):
         return _saved(_packed(source), None, options, existing)
     text = str(source)
-    if isinstance(source, Path) or "/" in text or (Path(text).is_file() and "@" not in text):
+    # What could be the name of a deployment is one, also beside a file of that name: that file is ./NAME.
+    if isinstance(source, Path) or "/" in text or ("@" not in text and not is_name(text) and Path(text).is_file()):
         path = Path(text).expanduser()
         return _saved(_bytes(path), path.stem, options, existing)
     if "@" in text:
@@ -101,7 +102,7 @@ def job(source: Any, options: Mapping[str, Any]) -> Asked:
         file = read(Path(source).expanduser())
         form = dict(file.values)
     else:
-        words = shlex.split(source) if isinstance(source, str) else [str(word) for word in source]
+        words = _words(source) if isinstance(source, str) else [str(word) for word in source]
         if not words:
             raise Invalid("the command is empty", hint="for example: lepton run 'python job.py'")
         form = {"template": {"command": words}}
@@ -111,6 +112,14 @@ def job(source: Any, options: Mapping[str, Any]) -> Asked:
     form |= {key: options[key] for key in _JOB if options.get(key) is not None}
     form["template"] = _template(form.get("template"), options)
     return Asked(form, file)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        hint = "close the quote, or give the words as a list"
+        raise Invalid(f"the command {text!r} cannot be split into words: {str(error).lower()}", hint=hint) from None
 
 
 def _saved(data: bytes, stem: str | None, options: Mapping[str, Any], existing: Look) -> Asked:

@@ -56,6 +56,11 @@ def test_home_flag_decides_which_config_is_read(tmp_path: Path) -> None:
         ({"runtime": "docker"}, "docker://"),
         ({"runtime": "docker://localhost:2375"}, "docker:///path"),
         ({"runtime": "podman://"}, "process://"),
+        ({"gateways": float("inf")}, "int"),
+        ({"cell": ["a"]}, "str"),
+        ({"home": 5.5}, "Path"),
+        ({"workspace": 7}, "str"),
+        ({"log_retention_days": -5}, "out of range"),
         ({"images_max_days": -1}, "out of range"),
         ({"lease_s": float("nan")}, "out of range"),
         ({"gateway_host": "0.0.0.0"}, "TLS"),
@@ -85,3 +90,15 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
 def test_secrets_are_masked_when_explained(tmp_path: Path) -> None:
     values = {key: value for key, value, _, _ in settings.explain({"token": "lta_verysecret"}, cwd=tmp_path / "cwd")}
     assert values["token"] == "lta_…"
+
+
+def test_a_misspelt_variable_is_refused_and_others_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DEBUG", "SOAK", "NODE", "REPLICA_UID", "SHIM_MARK", "KAFKA_BROKER"):
+        monkeypatch.setenv(f"LEPTON_AI_{name}", "x")
+    settings.load({}, cwd=tmp_path / "cwd")
+    monkeypatch.setenv("LEPTON_AI_ISOLATON", "uid")
+    with pytest.raises(Invalid, match="LEPTON_AI_ISOLATON") as caught:
+        settings.load({}, cwd=tmp_path / "cwd")
+    assert caught.value.hint == "did you mean LEPTON_AI_ISOLATION?"

@@ -344,3 +344,26 @@ def test_a_secret_comes_from_where_no_shell_remembers_it(
     assert len(cell.asked) == 2
     assert lepton(cell, "secret", "ls") == 0
     assert "api-key" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("run", "it's"), "cannot be split into words"),
+        (("rollback", "web", "--to", "other#3", "--yes"), "other#3 is no release of web"),
+        (("call", "web", '{"x": NaN}'), "NaN is no JSON number"),
+    ],
+)
+def test_words_that_mean_nothing_are_a_usage_error(
+    cell: FakeCloud, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    assert lepton(cell, *words) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "hint:" in said
+    assert cell.asked == []
+
+
+def test_a_release_may_be_named_with_its_deployment(cell: FakeCloud) -> None:
+    assert lepton(cell, "rollback", "web", "--to", "web#3", "--yes") == 0
+    assert cell.asked[-1][:2] == ("rollback", ("web", 3))

@@ -29,6 +29,11 @@ from lepton_ai.cli.grammar import COMMANDS, GROUPS, Usage, parse
         ("token add x --role admn", "--role cannot be 'admn'", "did you mean admin?"),
         ("deploy x --replicas 5..2", "--replicas: '5..2' has its smaller bound last (use 2..5)", None),
         ("deploy x --memory much", "--memory: 'much' is not a size (use 512MiB or 2GiB)", None),
+        ("deploy x --memory 0", "--memory: '0' is not a size (use 512MiB or 2GiB)", None),
+        ("deploy x --cpu=-4", "--cpu: '-4' is not a number of cores (use 2 or 0.5)", None),
+        ("deploy x --cpu nan", "--cpu: 'nan' is not a number of cores (use 2 or 0.5)", None),
+        ("deploy x --cpu inf", "--cpu: 'inf' is not a number of cores (use 2 or 0.5)", None),
+        ("run --cpu 0.0001 x", "--cpu: '0.0001' is not a number of cores (use 2 or 0.5)", None),
         ("deploy x --env A", "--env/-e: 'A' is not KEY=VALUE", None),
         ("logs x -n 0", "--lines/-n: '0' is not a whole number of at least 1", None),
         ("rollback x --to first", "--to: 'first' is not a release (use 3 or movies#3)", None),
@@ -93,7 +98,8 @@ def test_sizes(text: str, mib: int) -> None:
 
 
 def test_releases_and_bounds() -> None:
-    assert [grammar.release(text) for text in ("3", "#3", "movies#3")] == [3, 3, 3]
+    assert [grammar.release(text) for text in ("3", "#3", "movies#3")] == [("", 3), ("", 3), ("movies", 3)]
+    assert [values.cores(text) for text in ("2", "0.5", ".001", "1.")] == [2000, 500, 1, 1000]
     assert [grammar.bounds(text) for text in ("2", "0..8")] == [(2, 2), (0, 8)]
     with pytest.raises(argparse.ArgumentTypeError):
         grammar.bounds("2..")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from starlette.applications import Starlette
@@ -159,7 +161,7 @@ def test_the_name_of_a_deployment_changes_only_what_is_said(stand: Any, cloud: C
     assert made.protected
     assert made.release == 2
     assert cloud.deploy("web", wait=False).release == 2
-    with pytest.raises(NotFound, match="no deployment, model or file 'wab'"):
+    with pytest.raises(NotFound, match="no deployment or model 'wab'"):
         cloud.deploy("wab")
 
 
@@ -571,3 +573,56 @@ def test_the_command_line_prints_what_comes_back(
     assert lepton("deploy", str(path), "--no-wait").splitlines()[-1] == "call  lepton call other JSON"
     assert lepton("run", "--detach", "true").startswith("job-")
     assert lepton("rm", "web", "--yes") == "removed web\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "workspace", "says"),
+    [
+        ("http://h:abc", "", "default", "not the address"),
+        ("http://[::1", "", "default", "not the address"),
+        ("ftp://127.0.0.1", "", "default", "not the address"),
+        ("http://127.0.0.1:1", "tok\u00e9n", "default", "letters that no token has"),
+        ("http://127.0.0.1:1", "a\nb", "default", "letters that no token has"),
+        ("http://127.0.0.1:1", "", "../x", "not a workspace's name"),
+        ("http://10.1.2.3:8600", "secret", "default", "plain text"),
+        ("http://cell.example:8600", "secret", "default", "plain text"),
+    ],
+)
+def test_what_could_never_work_or_would_give_the_token_away_is_refused(
+    url: str, token: str, workspace: str, says: str
+) -> None:
+    with pytest.raises(Invalid, match=says) as caught:
+        Cloud(url, token, workspace)
+    assert caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://10.1.2.3:8600", "http://127.0.0.1:8600", "http://[::1]:8600"])
+def test_a_token_goes_encrypted_or_stays_on_this_machine(url: str) -> None:
+    Cloud(url, "secret").close()
+
+
+def test_a_follower_that_lost_its_connection_shows_nothing_older_than_it_began_with(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def line(replica: str, ns: int, text: str) -> str:
+        return json.dumps({"ns": ns, "stream": "stdout", "line": text, "replica": replica})
+
+    answers = [
+        [line("a", 100, "newest"), httpx.ReadError("gone")],
+        [line("b", 5, "an hour ago"), line("a", 100, "newest"), line("b", 101, "new of b"), line("a", 102, "last")],
+    ]
+
+    class Broken:
+        def __init__(self, lines: list[Any]) -> None:
+            self.lines = lines
+
+        def iter_lines(self) -> Iterator[str]:
+            for item in self.lines:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+
+    monkeypatch.setattr(cloud._http, "stream", lambda path, query: contextlib.nullcontext(Broken(answers.pop(0))))
+    shown = [found.line for found in cloud.logs("web", follow=True, lines=1)]
+    assert shown == ["newest", "new of b", "last"]

@@ -213,3 +213,18 @@ def test_a_job_in_a_file_may_say_when_it_starts(tmp_path: Path) -> None:
     path.write_text('start_at = "tomorrow"\n[template]\ncommand = ["true"]\n')
     with pytest.raises(Invalid, match="is not a date with a time"):
         source.job(path, {})
+
+
+def test_a_bare_word_is_never_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("movies", "movies.lepton"):
+        (tmp_path / name).write_bytes(b"a model")
+    assert source.deployment("movies", {}, existing).form["template"]["command"] == OLD["template"]["command"]  # type: ignore[index]
+    assert source.deployment("./movies", {}, existing).container == b"a model"
+    assert source.deployment("movies.lepton", {}, existing).container == b"a model"
+
+
+def test_a_command_with_an_open_quote_is_invalid() -> None:
+    with pytest.raises(Invalid, match="cannot be split into words") as caught:
+        source.job("echo it's", {})
+    assert caught.value.hint
