@@ -100,7 +100,7 @@ def down(name: str = "local", *, settings: Settings | None = None, purge: bool =
         _end([*path.glob("nodes/*/replicas/*")], "lost: the cell was stopped")
         with contextlib.suppress(LeptonError):  # also what cannot be read can be ended
             for host in hosts.afar(read(path)):
-                say(f"what runs on {host.address} runs on: end it there")
+                say(f"what runs on {host.address} runs on: end its agent there, then run: sh {host.name}/start --end")
         _end([*system.glob("*")])
         if sys.platform == "linux" and os.geteuid() == 0 and SHARED.exists():
             for folder in path.glob("nodes/*"):

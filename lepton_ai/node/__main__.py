@@ -31,6 +31,7 @@ from lepton_ai.node.enclose import Enclosure, able, home
 from lepton_ai.node.engine import Engine
 from lepton_ai.node.images import Images
 from lepton_ai.node.inlet import Certificates, Inlet
+from lepton_ai.node.leave import leave
 from lepton_ai.node.network import SHARED, Network
 from lepton_ai.node.ports import Ports
 from lepton_ai.node.process import ProcessRuntime
@@ -46,7 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(_serve(args))
+        if args.end:
+            sys.stdout.write(f"{leave(Path(args.dir).absolute())} replicas were ended\n")
+        else:
+            asyncio.run(_serve(args))
     except LeptonError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -230,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images-max-gib", type=int, default=20, help="images beyond this are removed")
     parser.add_argument("--images-max-days", type=int, default=14, help="images unused for so long are removed")
     parser.add_argument("--port", type=int, default=0, help="0: the last one, or any")
+    parser.add_argument("--end", action="store_true", help="end what the agent left running here, and nothing else")
     return parser
 
 

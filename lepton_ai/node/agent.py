@@ -311,8 +311,8 @@ class Agent:
                 targets = {uid: target for uid, one in self._replicas.items() if (target := one.target()) is not None}
                 for uid, use in self._metrics.sample(targets, time.monotonic_ns()).items():
                     self._replicas[uid].use = use
-                if self._inlet is not None:
-                    await asyncio.to_thread(self._inlet.keep)
+                if self._inlet is not None and await self._inlet.look():
+                    self._changed()
                 for replica in self._replicas.values():
                     await replica.release()
                     if replica.phase in ("starting", "unready"):

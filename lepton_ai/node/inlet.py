@@ -9,10 +9,12 @@ Like the gateways it goes on while the agent is down.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import os
+import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from lepton_ai.node.launch import ShimSpec
 from lepton_ai.node.ports import Ports
 from lepton_ai.spec.replica import GATEWAY_HOST, ReplicaReport, ReplicaSpec
 
+MISSES = 3
 Resource = dict[str, Any]
 Inner = tuple[str, int]
 _log = logging.getLogger(__name__)
@@ -58,13 +61,15 @@ class Certificates:
 
 
 class Inlet:
-    """The inlet of one node at `address`. All of it on the agent's event loop; only `start` and `end` block."""
+    """The inlet of one node at `address`. All of it on the agent's event loop; only `start` blocks."""
 
     def __init__(self, folder: Path, address: str, certificates: Certificates, ports: Ports) -> None:
         self.address, self.ca = address, certificates.ca
         self._folder, self._certificates, self._ports = folder, certificates, ports
         self._listeners, self._clusters = folder / "listeners.json", folder / "clusters.json"
         self._open: dict[str, tuple[int, Inner]] = {}
+        self._reached: set[str] = set()
+        self._missed: dict[str, int] = {}
 
     def start(self) -> None:
         """Take up what an earlier agent opened, and run the Envoy. Raises LeptonError."""
@@ -120,6 +125,8 @@ class Inlet:
             opened[uid] = (self._ports.take() if before is None else before[0], inner)
         gone = [port for uid, (port, _) in self._open.items() if uid not in wanted]
         self._open = opened
+        self._reached &= opened.keys()
+        self._missed = {uid: count for uid, count in self._missed.items() if uid in opened}
         self._write()
         for port in gone:
             self._ports.free(port)
@@ -129,10 +136,35 @@ class Inlet:
         found = self._open.get(uid)
         return None if found is None else found[0]
 
-    def keep(self) -> None:
-        """Start the Envoy again when even its shim was killed. Blocks when it has to."""
+    async def look(self) -> bool:
+        """Mend what an agent can mend; every few seconds. Whether a replica lost its port: `follow` gives it another.
+
+        The Envoy is started again when even its shim was killed. A port that another process took, in the moment
+        between our look and the Envoy's, or while that was away, never answers.
+        """
+        await asyncio.to_thread(self._keep)
+        asked = {uid: port for uid, (port, _) in self._open.items() if uid not in self._reached}
+        silent = await asyncio.to_thread(_silent, self.address, asked)
+        lost = False
+        for uid, port in asked.items():
+            if self.port(uid) != port:
+                continue
+            if uid not in silent:
+                self._reached.add(uid)
+                self._missed.pop(uid, None)
+                continue
+            self._missed[uid] = self._missed.get(uid, 0) + 1
+            if self._missed[uid] >= MISSES:
+                _log.warning("port %d of the inlet is another's; replica %s gets a new one", port, uid)
+                self._ports.free(port)
+                del self._open[uid], self._missed[uid]
+                lost = True
+        return lost
+
+    def _keep(self) -> None:
         try:
             if launch.revive(self._folder):
+                self._reached.clear()
                 _log.warning("the inlet had lost its shim and was started again")
         except LeptonError as error:
             _log.warning("the inlet cannot be started again: %s", error.message)
@@ -156,9 +188,20 @@ def _serves(spec: ReplicaSpec) -> bool:
     return spec.owner_kind == "deployment"
 
 
-def end(folder: Path) -> None:
-    """End the inlet of a node that is given up. Idempotent."""
-    launch.stop(folder)
+def _silent(address: str, ports: Mapping[str, int]) -> set[str]:
+    """Those of `ports` where no connection by TLS begins: the certificates of both sides are not looked at."""
+    found = set()
+    for uid, port in ports.items():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            with socket.create_connection((address, port), 2.0) as plain, context.wrap_socket(plain):
+                pass
+        except OSError as error:
+            # It asks for a certificate, which is the end of this, but it is the inlet that asks.
+            if not isinstance(error, ssl.SSLError) or "ALERT" not in str(error).upper():
+                found.add(uid)
+    return found
 
 
 _ARGUMENTS = (
@@ -219,7 +262,7 @@ def _listener(uid: str, address: str, port: int, certificates: Certificates) -> 
 
 
 def _cluster(uid: str, inner: Inner) -> Resource:
-    socket = {"address": {"socket_address": {"address": inner[0], "port_value": inner[1]}}}
+    end = {"address": {"socket_address": {"address": inner[0], "port_value": inner[1]}}}
     most = {"max_connections": 100_000, "max_pending_requests": 100_000}
     return {
         "@type": _TYPE + "config.cluster.v3.Cluster",
@@ -227,7 +270,7 @@ def _cluster(uid: str, inner: Inner) -> Resource:
         "type": "STATIC",
         "connect_timeout": "1s",
         "circuit_breakers": {"thresholds": [{"priority": "DEFAULT", **most}]},
-        "load_assignment": {"cluster_name": uid, "endpoints": [{"lb_endpoints": [{"endpoint": socket}]}]},
+        "load_assignment": {"cluster_name": uid, "endpoints": [{"lb_endpoints": [{"endpoint": end}]}]},
     }
 
 

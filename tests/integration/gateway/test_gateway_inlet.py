@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import socket
@@ -205,7 +206,28 @@ def test_a_killed_inlet_comes_back_at_the_same_ports(far: Any, node: Node) -> No
         assert shim.kill_pid(int(found["pid"]), int(found["start_ticks"]), 9)
 
     def back() -> bool:
-        node.inlet.keep()  # as the agent does every two seconds
+        asyncio.run(node.inlet.look())  # as the agent does every two seconds
         return bool(far.get("/default/movies/")[0] == 200)
 
     far.until(back)
+
+
+def test_a_port_that_another_process_has_is_given_up(far: Any, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = far.replica("one"), far.replica("two")
+    with socket.create_server((OUTER, 0)) as squatter:
+        taken = squatter.getsockname()[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(node.ports, "take", lambda: taken)
+            node.inlet.publish({"one": ("127.0.0.1", one.port)})
+        wanted = {item.name: ("127.0.0.1", item.port) for item in (one, two)}
+        node.inlet.publish(wanted)
+        good = node.inlet.port("two")
+        assert good is not None
+        far.until(lambda: listens(good))
+        looks = [asyncio.run(node.inlet.look()) for _ in range(4)]
+        assert looks == [False, False, True, False]
+        assert (node.inlet.port("one"), node.inlet.port("two")) == (None, good)
+        node.inlet.publish(wanted)
+        assert node.inlet.port("one") not in (None, taken)
+        far.publish(route("movies", node.endpoint(one)))
+        far.until(lambda: far.get("/default/movies/")[0] == 200)

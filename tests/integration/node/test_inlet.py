@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from lepton_ai.errors import Conflict, NotFound
 from lepton_ai.node import launch
 from lepton_ai.node.agent import Agent
 from lepton_ai.node.inlet import Certificates, Inlet
+from lepton_ai.node.leave import REASON, leave
 from lepton_ai.node.ports import Ports
 from lepton_ai.spec.base import uuid7
 from lepton_ai.spec.replica import FetchBlob, ReplicaReport, ReplicaSpec, node_host
@@ -126,6 +128,16 @@ async def keeps_its_port(node: Node) -> None:
         await until(lambda: report(agent, spec.uid).phase == "exited")
         await until(lambda: node.asked(port) == b"")
         assert report(agent, spec.uid).port is None
+        with pytest.raises(Conflict):
+            await asyncio.to_thread(leave, node.folder)
+    assert await asyncio.to_thread(leave, node.folder) == 1
+    assert await asyncio.to_thread(leave, node.folder) == 0
+    assert launch.state(node.folder / "inlet").child is None
+    ended = launch.state(node.folder / "replicas" / job.uid).exit
+    assert ended is not None
+    assert ended.reason == REASON
+    with pytest.raises(NotFound):
+        leave(node.folder.parent)
 
 
 def test_a_blob_comes_from_a_server_with_a_certificate_of_the_cell_only(node: Node, tmp_path: Path) -> None:
