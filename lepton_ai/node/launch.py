@@ -6,6 +6,7 @@ Owns how a shim is started and asked to end. What it does meanwhile is in `shim`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -100,6 +101,16 @@ def launch(dir: Path, spec: ShimSpec) -> Identity:
     if rc != 0 or identity is None:
         raise Failed(f"the shim in {dir} did not start ({rc}): {said}", hint=f"see {dir / 'shim.err'}")
     return identity
+
+
+def settle(dir: Path) -> None:
+    """Wait for a shim that whoever began it did not live to see: until it is recorded, or there is none.
+
+    Only where /proc shows it; elsewhere the lock of `dir` keeps the second shim away.
+    """
+    until_s = time.monotonic() + START_S
+    while not (dir / "shim.json").exists() and time.monotonic() < until_s and _starting(dir):
+        time.sleep(0.01)
 
 
 def revive(dir: Path) -> bool:
@@ -199,6 +210,15 @@ def _spawn(dir: Path) -> tuple[int, str]:
         rc = process.wait()
         watchdog.cancel()
     return rc, (dir / "shim.err").read_text("utf-8", "replace").strip()[-500:]
+
+
+def _starting(dir: Path) -> bool:
+    wanted = b"\0".join((shim.__file__.encode(), str(dir.absolute()).encode())) + b"\0"
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().endswith(wanted):
+                return True
+    return False
 
 
 def _wait(identity: Identity, timeout_s: float) -> bool:

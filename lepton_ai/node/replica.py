@@ -200,6 +200,8 @@ class Replica:
 
     async def _run(self, *, adopt: bool) -> None:
         try:
+            if adopt:
+                await asyncio.to_thread(launch.settle, self.folder)
             if not adopt or launch.state(self.folder).phase == "absent":
                 if adopt and self.spec.exclusive:
                     self._finish(Exit(reason="lost: the agent restarted before it had started", ended_ms=_now_ms()))

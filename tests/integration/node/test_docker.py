@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -258,8 +259,9 @@ def test_mounts(node: Node, tmp_path: Path) -> None:
     assert node.run("python", "-c", "import os; os.symlink('/', '/data/link')", mounts=mount())[0]["exit"]["code"] == 0
     report, _ = node.run("ls", "/data", mounts=mount(path="/link/etc"))
     assert "cannot mount /link/etc" in report["reason"], report
-    assert not list(Path("/run/lepton_ai/binds").glob("*"))
-    assert "lepton_ai/binds" not in Path("/proc/self/mounts").read_text()
+    uids = [report["uid"] for report in node.reports()]
+    assert not [path for uid in uids for path in Path("/run/lepton_ai/binds").glob(f"bind-{uid}*")]
+    assert not [uid for uid in uids if f"bind-{uid}" in Path("/proc/self/mounts").read_text()]
 
 
 def test_an_images_user_may_use_its_volume(node: Node, docker: Any, containers: Any, registry: Any) -> None:
@@ -384,3 +386,24 @@ def test_an_order_without_an_image_is_refused(node: Node) -> None:
     answer = node.http.put("/v1/replicas/x", content=spec.model_dump_json())
     assert (answer.status_code, answer.json()["code"]) == (501, "Unsupported")
     assert "no image" in answer.json()["message"]
+
+
+def test_an_agent_that_is_killed_while_it_starts_replicas(node: Node, soak: bool) -> None:
+    chance = random.Random(0 if not soak else None)
+    for _ in range(40 if soak else 4):
+        uids = [node.serve(port=8080) for _ in range(2)]
+        time.sleep(chance.uniform(0.0, 1.2))
+        node.kill()
+        node.start()
+        for uid in uids:
+            port = node.phase(uid, "ready")["port"]
+            assert httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).status_code == 200
+        until(lambda uids=uids: sorted(node.left()) == sorted(f"/lepton-{uid}" for uid in uids))
+        for uid in uids:
+            node.http.delete(f"/v1/replicas/{uid}", params={"grace_s": 0})
+        for uid in uids:
+            node.phase(uid, "exited")
+            node.http.post(f"/v1/replicas/{uid}/forget").raise_for_status()
+        until(lambda: not node.left())
+    assert not list(Path("/run/lepton_ai/binds").glob(f"bind-{uids[0]}*"))
+    assert not node.network().records()
