@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,7 @@ class Cloud(Admin):
         self._gateway_url = gateway_url
         self._gateway: httpx.Client | None = None
         self._lake: Lake | None = None
+        self._opening = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Cloud({self._http.url!r}, workspace={self._http.workspace!r})"
@@ -153,14 +155,16 @@ class Cloud(Admin):
 
     def stop(self, name: str | Deployment | Job) -> Deployment | Job:
         """Ends every replica of a deployment, pod or job; what is recorded of it stays, and `start` runs it again."""
-        kind, found = self._owner(_name(name))
+        found = _name(name)
+        kind, _ = self._owner(found)
         if kind == "job":
             return Job.of(self._http.send("PATCH", f"/x/jobs/{part(found)}", {"stopped": True}, again=True))
         return self._deployment(self._http.send("POST", f"/x/deployments/{part(found)}/stop", again=True))
 
     def start(self, name: str | Deployment | Job) -> Deployment | Job:
         """Runs again what was stopped. Raises Conflict for a job that has ended."""
-        kind, found = self._owner(_name(name))
+        found = _name(name)
+        kind, _ = self._owner(found)
         if kind == "job":
             return Job.of(self._http.send("PATCH", f"/x/jobs/{part(found)}", {"stopped": False}, again=True))
         return self._deployment(self._http.send("POST", f"/x/deployments/{part(found)}/restart"))
@@ -171,18 +175,18 @@ class Cloud(Admin):
 
     def replicas(self, owner: str | Deployment | Job) -> list[Replica]:
         """The replicas of a deployment or a job, also those that ended and are still kept."""
-        kind, name = self._owner(_name(owner))
-        return [Replica.of(item) for item in self._http.get(f"/x/{kind}s/{part(name)}/replicas")]
+        name = _name(owner)
+        return self._replicas(self._owner(name)[0], name)
 
     def ps(self, name: str | None = None, *, all: bool = False) -> list[Row]:
         """What there is, a line each: deployments and jobs; or one of them, with its replicas."""
         if name is None:
             found: list[Deployment | Job] = [*self.deployments(), *self.jobs(all=all)]
             return [Row.of_owner(item) for item in found]
-        kind, _ = self._owner(name)
-        replicas = self.replicas(name)
+        kind, record = self._owner(name)
+        replicas = self._replicas(kind, name)
         shown = [item for item in replicas if all or item.phase != "exited"]
-        owner = self.deployment(name) if kind == "deployment" else self.job(name)
+        owner = self._deployment(record) if kind == "deployment" else Job.of(record)
         return [Row.of_owner(owner), *(Row.of_replica(item) for item in shown)]
 
     def logs(
@@ -226,10 +230,11 @@ class Cloud(Admin):
 
         Raises what the endpoint answered: Unauthorized (it wants a token), NotFound, Unavailable, Failed, Timeout.
         """
-        if not self._gateway_url:
-            self._gateway_url = self.cell().gateway_url
-        if self._gateway is None:
-            self._gateway = client(self._gateway_url)
+        with self._opening:
+            if not self._gateway_url:
+                self._gateway_url = self.cell().gateway_url
+            if self._gateway is None:
+                self._gateway = client(self._gateway_url)
         url = f"{self._gateway_url.rstrip('/')}/{part(self._http.workspace)}/{part(name)}/{path.lstrip('/')}"
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
@@ -283,17 +288,18 @@ class Cloud(Admin):
     @property
     def lake(self) -> Lake:
         """The workspace's lake, opened directly: only when the cell is on this machine. Raises Unsupported."""
-        if self._lake is None:
-            url = self.cell().lake_url
-            parts = urlsplit(url)
-            near = parts.scheme == "file" and is_loopback(urlsplit(self._http.url).hostname or "")
-            if not near or not Path(unquote(parts.path)).parent.is_dir():
-                hint = "use cloud.query(sql), or run this where the cell runs"
-                raise Unsupported(f"the lake of the cell at {self._http.url} is not on this machine", hint=hint)
-            from lepton_ai import lake
+        with self._opening:
+            if self._lake is None:
+                url = self.cell().lake_url
+                parts = urlsplit(url)
+                near = parts.scheme == "file" and is_loopback(urlsplit(self._http.url).hostname or "")
+                if not near or not Path(unquote(parts.path)).parent.is_dir():
+                    hint = "use cloud.query(sql), or run this where the cell runs"
+                    raise Unsupported(f"the lake of the cell at {self._http.url} is not on this machine", hint=hint)
+                from lepton_ai import lake
 
-            self._lake = lake.open(url)
-        return self._lake
+                self._lake = lake.open(url)
+            return self._lake
 
     # -- models
 
@@ -360,13 +366,15 @@ class Cloud(Admin):
             return None
         return source.Existing(dict(found["spec"]), int(found["generation"]))
 
-    def _owner(self, name: str) -> tuple[str, str]:
-        """("deployment" or "job", name). Raises NotFound that names the nearest of both."""
+    def _replicas(self, kind: str, name: str) -> list[Replica]:
+        return [Replica.of(item) for item in self._http.get(f"/x/{kind}s/{part(name)}/replicas")]
+
+    def _owner(self, name: str) -> tuple[str, dict[str, Any]]:
+        """("deployment" or "job", what the cell says of it). Raises NotFound that names the nearest of both."""
         problem: LeptonError | None = None
         for kind in ("deployment", "job"):
             try:
-                self._http.get(f"/x/{kind}s/{part(name)}")
-                return kind, name
+                return kind, self._http.get(f"/x/{kind}s/{part(name)}")
             except NotFound as error:
                 if problem is None or (error.hint or "").startswith("did you mean"):
                     problem = error

@@ -12,13 +12,10 @@ _LAUNCHED_S = time.perf_counter()
 
 import argparse  # noqa: E402  # the clock above comes first on purpose
 import asyncio  # noqa: E402
-import contextlib  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
-import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
 from concurrent.futures import Future, ThreadPoolExecutor  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
@@ -29,6 +26,8 @@ if TYPE_CHECKING:
     from lepton_ai.serve.runtime import Runtime
 
 logger = logging.getLogger("lepton_ai.serve")
+
+TOKEN_VARIABLE = "LEPTON_AI_SERVE_TOKEN"
 
 
 def main() -> int:
@@ -50,7 +49,9 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m lepton_ai.serve", description="Serve one model: Open Inference Protocol V2 and plain JSON."
+        prog="python -m lepton_ai.serve",
+        description="Serve one model: Open Inference Protocol V2 and plain JSON.",
+        epilog=f"{TOKEN_VARIABLE} in the environment: every request but the health routes must bear this token.",
     )
     parser.add_argument("--model", type=Path, required=True, help="a saved model, or a bare .onnx file")
     parser.add_argument("--name", help="the model's name in paths (default: its own, or the file's)")
@@ -111,26 +112,9 @@ def _serve(
 
     from lepton_ai.serve.app import App
     from lepton_ai.serve.protocol import Protocol
+    from lepton_ai.serve.server import Server
 
-    app = App(token=os.environ.pop("LEPTON_SERVE_TOKEN", None), body_bytes_max=options.body_bytes_max)
-
-    class Server(uvicorn.Server):
-        """uvicorn with our own end: it drains first, and a TERM that was obeyed is a success."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop)
-            yield
-
-        def stop(self) -> None:
-            if app.draining:  # a second signal waits for nobody
-                self.force_exit = self.should_exit = True
-                return
-            app.drain()
-            asyncio.get_running_loop().call_later(options.drain_s, setattr, self, "should_exit", True)
-
+    app = App(token=os.environ.pop(TOKEN_VARIABLE, None), body_bytes_max=options.body_bytes_max)
     server = Server(
         uvicorn.Config(
             app,
@@ -144,7 +128,9 @@ def _serve(
             timeout_graceful_shutdown=options.grace_s,
             timeout_keep_alive=75,
             backlog=2048,
-        )
+        ),
+        app,
+        drain_s=options.drain_s,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     connections = server.server_state.connections

@@ -32,7 +32,7 @@ class Server:
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
         argv = [sys.executable, "-m", "lepton_ai.serve", *arguments]
-        plain = {name: value for name, value in os.environ.items() if name not in ("PORT", "LEPTON_SERVE_TOKEN")}
+        plain = {name: value for name, value in os.environ.items() if name not in ("PORT", "LEPTON_AI_SERVE_TOKEN")}
         environment = {**plain, "PYTHONPATH": ROOT, **(env or {})}
         self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=environment)
         self.said: list[str] = []
@@ -256,7 +256,7 @@ def test_while_it_drains_it_is_not_ready_and_still_answers_and_a_second_signal_e
 
 
 def test_who_has_no_token_is_refused_and_the_token_is_not_inherited(serve: Any, movies: Path) -> None:
-    server = serve("--model", movies, "--port", "0", env={"LEPTON_SERVE_TOKEN": "hush"}).ready()
+    server = serve("--model", movies, "--port", "0", env={"LEPTON_AI_SERVE_TOKEN": "hush"}).ready()
     assert server.http.post("/", json={"user": 1}).status_code == 401
     assert server.http.get("/v2/health/ready").status_code == 200
     assert server.http.post("/", json={"user": 1}, headers={"authorization": "Bearer hush"}).status_code == 200

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import lepton_ai.client.http as http
+import lepton_ai.lake
 from lepton_ai.cli.__main__ import main
 from lepton_ai.client import Answer, Cloud, Deployment
 from lepton_ai.errors import (
@@ -626,3 +627,37 @@ def test_a_follower_that_lost_its_connection_shows_nothing_older_than_it_began_w
     monkeypatch.setattr(cloud._http, "stream", lambda path, query: contextlib.nullcontext(Broken(answers.pop(0))))
     shown = [found.line for found in cloud.logs("web", follow=True, lines=1)]
     assert shown == ["newest", "new of b", "last"]
+
+
+def test_one_deployment_with_its_replicas_is_two_questions(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.deploy(FORM, wait=False)
+    asked: list[str] = []
+    get = cloud._http.get
+    monkeypatch.setattr(cloud._http, "get", lambda path, **query: asked.append(path) or get(path, **query))
+    assert cloud.ps("web")[0].name == "web"
+    assert asked == ["/x/deployments/web", "/x/deployments/web/replicas"]
+
+
+def test_threads_that_ask_for_the_lake_at_once_get_one(
+    stand: Any, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stand.folder / "lake").mkdir()
+    both = threading.Barrier(2)
+    opened: list[str] = []
+
+    def open_(url: str) -> Any:
+        opened.append(url)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # the other thread comes here too, unless it is made to wait
+        return lake_open(url)
+
+    lake_open = lepton_ai.lake.open
+    monkeypatch.setattr(lepton_ai.lake, "open", open_)
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(cloud.lake)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 1
+    assert found[0] is found[1]
