@@ -29,6 +29,8 @@ from lepton_ai.telemetry import segment
 log = logging.getLogger(__name__)
 MAX_LINES = 100_000
 ORPHAN_AGE_S = 3600.0
+EXCESS = 16
+"""What is kept is over its size by this part of it at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Logs:
         self._retention_days = retention_days
         self._retention_bytes = retention_mib * 1024 * 1024
         self._archiving = threading.Lock()
+        self._added_bytes = 0
 
     def archive(
         self,
@@ -94,6 +97,11 @@ class Logs:
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
+            self._added_bytes += written.size_bytes
+            if self._added_bytes > self._retention_bytes // EXCESS:
+                # Not left to the next `prune`: many loud replicas that end would fill the disk until then.
+                self._added_bytes = 0
+                self._trim(0)
         return path
 
     def query(
@@ -137,7 +145,11 @@ class Logs:
 
     def prune(self, now_ms: int) -> int:
         """Removes segments over the age or the size that is kept, oldest first, and files without a row; how many."""
-        oldest_ns = (now_ms - self._retention_days * 86_400_000) * 1_000_000
+        removed, known = self._trim((now_ms - self._retention_days * 86_400_000) * 1_000_000)
+        return removed + self._sweep(known)
+
+    def _trim(self, oldest_ns: int) -> tuple[int, set[str]]:
+        """Removes what ended before `oldest_ns` or is over the size; how many, and what was known before."""
         columns = (segments.c.uid, segments.c.path, segments.c.size_bytes, segments.c.last_ns)
         with self._store.reading() as connection:
             rows = connection.execute(select(*columns).order_by(segments.c.last_ns.desc())).all()
@@ -147,7 +159,7 @@ class Logs:
             if row.last_ns < oldest_ns or total_bytes > self._retention_bytes:
                 gone.append(row)
         self._remove(gone)
-        return len(gone) + self._sweep({row.path for row in rows})
+        return len(gone), {row.path for row in rows}
 
     def forget(self, workspace: str) -> int:
         """Removes every segment of a workspace; how many."""

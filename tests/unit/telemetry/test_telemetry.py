@@ -12,6 +12,7 @@ import pytest
 from lepton_ai.errors import DiskFull, Invalid
 from lepton_ai.store import Store
 from lepton_ai.telemetry import Audit, Events, LogLine, Logs, events, segment
+from lepton_ai.telemetry.logs import EXCESS
 
 DAY_MS = 86_400_000
 
@@ -199,12 +200,21 @@ class TestRetention:
         assert len(list((tmp_path / "telemetry").rglob("*.gz"))) == 1
 
     def test_by_size(self, store: Store, now: Now, tmp_path: Path) -> None:
+        def fill(logs: Logs, numbers: range) -> None:
+            for number in numbers:
+                noise = [(now.ms * 1_000_000 + number * 1000 + i, "o", os.urandom(8000).hex()) for i in range(50)]
+                logs.archive("w", "job", "j", f"u{number}", f"r{number}", noise)
+
+        fill(Logs(tmp_path / "telemetry", store), range(3))
         logs = Logs(tmp_path / "telemetry", store, retention_mib=1)
-        for number in range(3):
-            noise = [(now.ms * 1_000_000 + number * 1000 + i, "o", os.urandom(8000).hex()) for i in range(50)]
-            logs.archive("w", "job", "j", f"u{number}", f"r{number}", noise)
         assert logs.prune(now.ms) == 1
         assert {line.replica for line in logs.query("w")} == {"r1", "r2"}
+        # What comes in between is not left to the next round.
+        fill(logs, range(3, 9))
+        assert {line.replica for line in logs.query("w")} == {"r7", "r8"}
+        size = sum(path.stat().st_size for path in (tmp_path / "telemetry" / "w").iterdir())
+        assert size < (1 << 20) * (1 + 1 / EXCESS)
+        assert logs.prune(now.ms) == 0
 
     def test_files_without_a_row(self, logs: Logs, now: Now, tmp_path: Path) -> None:
         put(logs, "r1", now.ms * 1_000_000)
