@@ -70,8 +70,8 @@ async def _serve(args: argparse.Namespace) -> None:
         if certificates is None:
             hint = "give --tls-cert, --tls-key and --tls-ca, or use --address 127.0.0.1"
             raise Invalid(f"the agent would speak plain HTTP on {outer}, beyond this machine", hint=hint)
-        # Replicas stay within: others reach them by the inlet.
-        args.address = "::1" if ":" in outer else "127.0.0.1"
+        # Replicas stay within: others reach them by the inlet. (Servers listen on this loopback address by default.)
+        args.address = "127.0.0.1"
         inlet = Inlet(folder / "inlet", outer, certificates, Ports(outer))
     capacity = Resources(
         cpu_milli=args.cpu_milli,
