@@ -26,7 +26,7 @@ from lepton_ai.wire import merge, pods, replicas
 from lepton_ai.wire.container import Where
 
 KIND = deploy.KIND
-GONE_S, LOOK_S = 60.0, 0.1
+GONE_S, LOOK_S = 25.0, 0.1
 """How long a creation waits for what had its name, and how often it looks."""
 
 
