@@ -231,8 +231,8 @@ class DockerRuntime:
                 "CapDrop": ["ALL"],
                 "SecurityOpt": ["no-new-privileges"],
                 "ReadonlyRootfs": True,
-                "Memory": 16 << 20,
-                "PidsLimit": 4,
+                "Memory": 64 << 20,  # the engine's own start in it, which has a dozen threads
+                "PidsLimit": 64,
                 "LogConfig": {"Type": "none"},
             },
         }
