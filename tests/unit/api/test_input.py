@@ -128,7 +128,11 @@ def test_a_body_that_is_no_object_is_refused(stand: Any, body: object) -> None:
             "send it again",
         ),
         ({"name": "web", "template": {"command": ["x"], "image_pull_secrets": ["no"]}}, "no image-pull secret", "make"),
-        ({"name": "web", "template": {"command": ["x"], "env": {"LEPTON_JOB_NAME": "a"}}}, "set by the cell", "another"),
+        (
+            {"name": "web", "template": {"command": ["x"], "env": {"LEPTON_JOB_NAME": "a"}}},
+            "set by the cell",
+            "another",
+        ),
         ({"name": "web", "template": {"command": ["x"], "secrets": {"1": "a"}}}, "not a name of an env", "no digit"),
         ({"name": "web", "labels": {"-a": "b"}, "template": {"command": ["x"]}}, "labels", "send it again"),
         ({"name": "web", "allowlist": ["10.0.0.0/40"], "template": {"command": ["x"]}}, "allowlist", "send it again"),
