@@ -26,6 +26,7 @@ import report
 
 from lepton_ai import cloud
 from lepton_ai.control.folder import State
+from lepton_ai.demo.load import quantile
 from lepton_ai.node.identity import Identity
 from lepton_ai.settings import Settings
 from lepton_ai.spec.base import uuid7
@@ -122,7 +123,7 @@ def _measure(stand: Stand, deployments: int, jobs: int, rounds: int) -> tuple[di
     stand.weigh()
     rows = [_row(stand, what, values) for what, values in stand.times_s.items()]
     passes = sorted(stand.passes_ms.values())
-    at95 = _p95(passes)
+    at95 = quantile(passes, 0.95)
     figures = {"what": "passes", "passes": len(passes), "ms_p50": passes[len(passes) // 2], "ms_p95": at95}
     rows += [{**figures, "ms_max": passes[-1]}, {"what": "passes of the empty cell", **empty}]
     print(f"passes: {rows[-2]}, of the empty cell: {empty}; memory {stand.memory_mb:.0f} MB", flush=True)
@@ -158,7 +159,7 @@ def _row(stand: Stand, what: str, values: list[float]) -> dict[str, object]:
         "list": not what.startswith("one"),
         "calls": len(ordered),
         "ms_p50": round(ordered[len(ordered) // 2], 1),
-        "ms_p95": round(_p95(ordered), 1),
+        "ms_p95": round(quantile(ordered, 0.95), 1),
         "ms_max": round(ordered[-1], 1),
         "bytes": stand.sizes[what],
     }
@@ -201,10 +202,6 @@ def _settle(stand: Stand, passes: int = 3) -> None:
     while stand.loop()["passes"] < before + passes:
         assert time.monotonic() < deadline_s, "the control loop makes no passes"
         time.sleep(0.2)
-
-
-def _p95(ordered: list[float]) -> float:
-    return ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
 # -- the records

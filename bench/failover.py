@@ -27,7 +27,7 @@ import report
 from stand import NAME, Stand, stand, trained
 
 from lepton_ai.demo import shoot
-from lepton_ai.demo.load import Result
+from lepton_ai.demo.load import Result, quantile
 from lepton_ai.demo.outage import control_back, envoy_killed, without_control
 from lepton_ai.demo.trial import Offer, Trial, fields, figures, ready, trial, until
 
@@ -223,11 +223,6 @@ def note(cell: Stand, what: str, done: Trial) -> Trial:
 def _why(load: Result) -> str:
     reasons = "; ".join(f"{count} x {why}" for why, count in Counter(load.reasons).most_common(3))
     return f"p99 {load.latency_ms_p99:.0f} ms" + (f" ({reasons})" if reasons else "")
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def plot(path: Path, rows: Sequence[dict[str, Any]]) -> None:

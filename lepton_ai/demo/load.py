@@ -16,10 +16,12 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -230,7 +232,7 @@ class Load:
         if ordered:
 
             def at(share: float) -> float:
-                return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+                return round(quantile(ordered, share), 3)
 
             result.latency_ms_p50, result.latency_ms_p95 = at(0.50), at(0.95)
             result.latency_ms_p99, result.latency_ms_max = at(0.99), round(ordered[-1], 3)
@@ -238,6 +240,11 @@ class Load:
             gaps = [after - before for before, after in itertools.pairwise(times)]
             result.longest_gap_ms = round(max(gaps, default=0.0) * 1000, 1)
         return result
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest of `values` that at least `share` of all do not exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 async def _body(reader: asyncio.StreamReader, length: int) -> bytes:

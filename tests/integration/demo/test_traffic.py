@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lepton_ai.demo.load import Load, Plan
+from lepton_ai.demo.load import Load, Plan, quantile
 from lepton_ai.demo.traffic import Questions, Traffic, capacity
 from lepton_ai.errors import Failed
 
@@ -62,6 +62,11 @@ def test_a_request_without_an_answer_at_the_end_failed() -> None:
     load.result.sent, load.result.ok, load.result.failed = 5, 2, 1
     result = load._summary()
     assert (result.failed, result.reasons) == (3, {"no answer when the run ended": 2})
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 2), (0.75, 3), (0.76, 4), (0.95, 4), (1.0, 4)])
+def test_a_quantile_is_the_nearest_rank(share: float, value: int) -> None:
+    assert quantile([4, 2, 1, 3], share) == value
 
 
 def test_a_run_that_sent_nothing_is_no_measurement(tmp_path: Path) -> None:
