@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import itertools
 import json
 import logging
 import os
+import ssl
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -32,7 +34,8 @@ _LOOK_S = 0.01
 _CONNECT_S = 2.0
 _COPY_BYTES = 64 << 10
 
-Address = tuple[str, int]
+Address = tuple[str, int, str]
+"""Address, port, and the name in the certificate of a replica on another host; empty: it is on this machine."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,28 @@ class Limits:
     seconds: float = 120.0
 
 
+@dataclass(frozen=True)
+class Proof:
+    """Files (PEM) of the cell's authority, and of the certificate that is shown to other hosts."""
+
+    ca: str
+    cert: str
+    key: str
+
+    def context(self) -> ssl.SSLContext:
+        """Believes the cell's authority only. Raises OSError, of which ssl.SSLError is one."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.load_verify_locations(self.ca)
+        made.load_cert_chain(self.cert, self.key)
+        return made
+
+
 class Activator:
     """Serves the unix socket `socket`; knows the routes and their endpoints from the file `routes`."""
 
-    def __init__(self, socket: Path, routes: Path, limits: Limits | None = None) -> None:
-        self._socket = socket
+    def __init__(self, socket: Path, routes: Path, limits: Limits | None = None, proof: Proof | None = None) -> None:
+        self._socket, self._proof = socket, proof
         self._table = Table(routes)
         self._limits = limits or Limits()
         self._held: dict[str, int] = defaultdict(int)
@@ -134,13 +154,23 @@ class Activator:
             addresses = self._table.endpoints(route)
             first = next(self._turn)
             for step in range(len(addresses)):
-                host, port = addresses[(first + step) % len(addresses)]
                 with contextlib.suppress(OSError, asyncio.TimeoutError):
-                    return await asyncio.wait_for(asyncio.open_connection(host, port, limit=_HEAD_BYTES), _CONNECT_S)
+                    return await asyncio.wait_for(self._open(*addresses[(first + step) % len(addresses)]), _CONNECT_S)
             if writer.transport.is_closing():
                 raise ConnectionResetError("the caller went away")
             await asyncio.sleep(_LOOK_S)
         return None
+
+    async def _open(self, address: str, port: int, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Raises OSError, also where something plain would leave this machine."""
+        if not host:
+            if not ipaddress.ip_address(address).is_loopback:
+                raise ConnectionRefusedError(f"{address} has no certificate")
+            return await asyncio.open_connection(address, port, limit=_HEAD_BYTES)
+        if self._proof is None:
+            raise ConnectionRefusedError("there is no certificate to show")
+        secure = self._proof.context()
+        return await asyncio.open_connection(address, port, limit=_HEAD_BYTES, ssl=secure, server_hostname=host)
 
 
 class Table:
@@ -159,7 +189,7 @@ class Table:
             if mark != self._mark:
                 document = json.loads(self._path.read_text("utf-8"))
                 self._endpoints = {
-                    name: [(str(host), int(port)) for host, port in entry["endpoints"]]
+                    name: [(str(address), int(port), "".join(host)) for address, port, *host in entry["endpoints"]]
                     for name, entry in document.items()
                 }
                 self._mark = mark

@@ -68,7 +68,7 @@ class EnvoyGateway:
         upstream: Upstream | None = None,
     ) -> None:
         self.listen = listen
-        self._files = Files(Path(folder), upstream)
+        self._files, self._upstream = Files(Path(folder), upstream), upstream
         self._hold_s = hold_s
         self._confirm_s = confirm_s
         self._admins = [Admin(self._files.admin_socket(number)) for number in range(1, count + 1)]
@@ -99,6 +99,7 @@ class EnvoyGateway:
         return [
             *(sys.executable, "-m", "lepton_ai.gateway"),
             *("--dir", str(self._files.folder), "--hold-s", str(self._hold_s)),
+            *(self._upstream.arguments() if self._upstream else ()),
         ]
 
     def environment(self) -> dict[str, str]:
@@ -291,7 +292,7 @@ def _held_document(routes: Routes) -> dict[str, Any]:
         f"{route.workspace}/{route.name}": {
             "timeout_s": route.request_timeout_s,
             "endpoints": [
-                [endpoint.address, endpoint.port]
+                [endpoint.address, endpoint.port, endpoint.host]
                 for backend in route.backends
                 if backend.weight > 0
                 for endpoint in backend.endpoints

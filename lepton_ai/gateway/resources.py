@@ -20,7 +20,7 @@ from typing import Any
 from lepton_ai.errors import Invalid
 from lepton_ai.gateway.guards import guards, network
 from lepton_ai.gateway.listener import ADMITTED, Listen, listener
-from lepton_ai.gateway.upstream import Upstream, marks
+from lepton_ai.gateway.upstream import Upstream, connections, marks
 from lepton_ai.gateway.upstream import check as check_endpoint
 from lepton_ai.spec.route import Backend, Endpoint, HostRoute, Route, Routes
 
@@ -301,9 +301,7 @@ def cluster(name: str, route: Route, paths: Paths) -> Resource:
         # A removed endpoint takes no new request at once, also while it is still healthy (it drains).
         "ignore_health_on_host_removal": True,
         "outlier_detection": outlier_detection(),
-        "upstream_connection_options": {
-            "tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 30, "keepalive_interval": 10}
-        },
+        **connections(paths.upstream),
         "track_cluster_stats": {"per_endpoint_stats": True},
         "typed_extension_protocol_options": {
             protocol: {

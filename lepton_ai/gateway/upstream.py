@@ -16,6 +16,10 @@ from lepton_ai.spec.route import Endpoint
 Resource = dict[str, Any]
 
 _MATCH = {"tls": True}
+SILENT_S = 10
+"""A host that takes nothing for so long is given up, with what was sent to it: one that vanishes says nothing. Shorter
+would also end what a busy replica leaves unread."""
+_IPPROTO_TCP, _TCP_USER_TIMEOUT = 6, 18
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,26 @@ class Upstream:
         }
         socket = {"name": "tls", "typed_config": context}
         return [{"name": "tls", "match": _MATCH, "transport_socket": socket}]
+
+    def arguments(self) -> list[str]:
+        """For the activator's command line."""
+        return ["--tls-ca", self.ca, "--tls-cert", self.cert, "--tls-key", self.key]
+
+
+def connections(upstream: Upstream | None) -> Resource:
+    """Of a cluster: how a host that vanished is noticed, by what waits for an answer and by what was not taken."""
+    if upstream is None:
+        return _keepalive(30, 10)
+    user = {"level": _IPPROTO_TCP, "name": _TCP_USER_TIMEOUT, "int_value": SILENT_S * 1000}
+    return {
+        **_keepalive(SILENT_S // 2, 1),
+        "upstream_bind_config": {"socket_options": [{**user, "state": "STATE_PREBIND"}]},
+    }
+
+
+def _keepalive(first_s: int, then_s: int) -> Resource:
+    probes = {"keepalive_probes": 3, "keepalive_time": first_s, "keepalive_interval": then_s}
+    return {"upstream_connection_options": {"tcp_keepalive": probes}}
 
 
 def check(endpoint: Endpoint, upstream: Upstream | None) -> None:

@@ -4,6 +4,7 @@ but an address on the wire. What leaves a host is TLS.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -12,6 +13,8 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +27,13 @@ from cell import Cell, eventually
 
 from lepton_ai import cloud
 from lepton_ai.control import hosts as nodes
+from lepton_ai.errors import NotFound
 from lepton_ai.models import RecommenderModel
 from lepton_ai.node import launch
 from lepton_ai.node.identity import Identity
 
 PORT = 7070
+CLIENTS = 6
 # Says who answers; takes its port, which is the same for every replica where each has a network.
 SERVER = """
 import http.server, json, os, sys
@@ -36,13 +41,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
         data = json.dumps({"pid": os.getpid(), "path": self.path}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(data), data))
     def log_message(self, *_): pass
-print("listens", flush=True)
+print("listens", os.environ.get("NOTE", ""), flush=True)
 http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+# Everything that passes the center's interfaces, but what stays within it.
+SNIFF = """
+import socket, sys
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+with open(sys.argv[1], "wb", buffering=0) as file:
+    print("ready", flush=True)
+    while True:
+        data, (interface, *_) = sock.recvfrom(65536)
+        if interface != "lo":
+            file.write(data)
 """
 
 
@@ -103,12 +118,19 @@ class Site:
     def replicas(self, name: str) -> list[Any]:
         return [one for one in self.cell.cloud.replicas(name) if one.phase == "ready"]
 
-    def get(self, name: str, path: str = "", timeout_s: float = 30) -> tuple[int, Any]:
+    def gone(self, name: str) -> bool:
+        try:
+            self.cell.cloud.replicas(name)
+        except NotFound:
+            return True
+        return False
+
+    def get(self, name: str, path: str = "", headers: dict[str, str] | None = None) -> tuple[int, Any]:
         parts = urlsplit(self.cell.url(name))
         trust = ssl.create_default_context(cafile=str(self.cert))
-        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_s, context=trust)
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=60, context=trust)
         try:
-            connection.request("GET", parts.path + path)
+            connection.request("GET", parts.path + path, headers=headers or {})
             answer = connection.getresponse()
             body = answer.read()
             return answer.status, json.loads(body) if answer.status == 200 else body
@@ -124,6 +146,27 @@ class Site:
             assert body["path"].endswith(f"/{number}")
             found[body["pid"]] += 1
         return found
+
+    @contextlib.contextmanager
+    def load(self, name: str) -> Iterator[list[tuple[float, int, int]]]:
+        """Requests without end on some connections: (when it was sent, client, status) of each that was answered."""
+        seen: list[tuple[float, int, int]] = []
+        stop = threading.Event()
+
+        def client() -> None:
+            while not stop.is_set():
+                sent_s = time.monotonic()
+                seen.append((sent_s, threading.get_ident(), self.get(name)[0]))
+
+        threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield seen
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
 
     def close(self) -> None:
         for agent in self.agents.values():
@@ -216,6 +259,24 @@ def test_a_host_is_cut_off_and_comes_back(site: Site) -> None:
     site.cell.cloud.delete("web")
 
 
+def test_requests_on_a_host_that_vanishes_are_answered_by_another(site: Site) -> None:
+    site.cell.cloud.deploy(form("busy", 4) | {"survive": {"node": 1}}, wait=True)
+    with site.load("busy") as seen:
+        eventually(lambda: len(seen) > 10 * CLIENTS, "it is under load")
+        site.wire.cut(site.hosts[1])
+        cut_s = time.monotonic()
+        try:
+            # While it is away: no client waits for it to come back.
+            eventually(
+                lambda: len({who for sent_s, who, _ in seen if sent_s > cut_s}) == CLIENTS, "every client went on"
+            )
+        finally:
+            site.wire.mend(site.hosts[1])
+    assert {status for *_, status in seen} == {200}
+    eventually(site.ready, "the host is back")
+    site.cell.cloud.delete("busy")
+
+
 def test_models_come_over_the_wire(site: Site) -> None:
     rows = [{"user": user, "item": item, "rating": 1.0} for user in range(6) for item in range(user % 3, 6)]
     model = RecommenderModel().fit(pa.Table.from_pylist(rows))
@@ -245,10 +306,41 @@ def test_one_port_many_replicas(site: Site) -> None:
 def test_logs_of_the_living_and_the_dead(site: Site) -> None:
     command = [sys.executable, "-c", "import os; print('ran as', os.getuid()); raise SystemExit(3)"]
     job = site.cell.cloud.run(command, name="ends")
-    name = job.name if hasattr(job, "name") else job["name"]
+    name = job.name
     eventually(lambda: site.cell.cloud.job(name).state == "failed", "the job ended")
     lines = eventually(lambda: [line for line in site.cell.cloud.logs(name)], "its log")
     assert any("ran as" in str(line) for line in lines)
+
+
+def test_nothing_on_the_wire_can_be_read(site: Site) -> None:
+    mark, plain = "a-word-that-nobody-else-says", b"what is sent plain is seen"
+    heard = site.home / "heard"
+    argv = site.center.inside(sys.executable, "-c", SNIFF, str(heard))
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as sniffer:
+        try:
+            assert sniffer.stdout is not None
+            assert sniffer.stdout.readline() == "ready\n"
+            wanted = form("secret", 2, env={"NOTE": mark}) | {"survive": {"node": 1}}
+            site.cell.cloud.deploy(wanted, wait=False)
+            # Held until a replica is there, by what is not the gateway's Envoy.
+            eventually(lambda: site.get("secret", mark, {"x-note": mark})[0] == 200, "it serves")
+            site.cell.cloud.deploy(wanted, wait=True)
+            for number in range(20):
+                status, body = site.get("secret", f"{mark}/{number}", {"x-note": mark})
+                assert status == 200
+                assert mark in body["path"]
+            eventually(lambda: len([1 for line in site.cell.cloud.logs("secret") if mark in str(line)]) == 2, "logs")
+            site.cell.cloud.delete("secret")
+            eventually(lambda: site.gone("secret"), "it is gone, and its logs are fetched")
+            said = f"import socket; socket.socket(2, 2).sendto({plain!r}, ('{site.center.address}', 9))"
+            site.hosts[0].run(sys.executable, "-c", said)
+            eventually(lambda: plain in heard.read_bytes(), "the sniffer hears")
+        finally:
+            sniffer.kill()
+    found = heard.read_bytes()
+    assert len(found) > 50_000
+    for words in (mark.encode(), b"HTTP/1.1", b"uthorization: ", b"earer "):
+        assert words not in found, words
 
 
 def test_what_is_said_without_a_certificate_is_not_answered(site: Site) -> None:
@@ -279,9 +371,7 @@ def test_another_agent_at_the_nodes_address_is_not_believed(site: Site, tmp_path
     (stranger / "start").write_text(start)
     wrong = site.tools.agent(site.hosts[0], stranger, site.cert)
     try:
-        reason = eventually(
-            lambda: "certificate" in (text := site.reason_of("node-1")) and text, "why it is not believed"
-        )
+        reason = eventually(lambda: why if "certificate" in (why := site.reason_of("node-1")) else "", "why it is not")
         assert "its certificate is not good" in reason
         assert "node-1.node" in reason
     finally:

@@ -161,10 +161,10 @@ def test_the_table_follows_its_file_and_survives_a_bad_one(tmp_path):
     path = tmp_path / "activator.json"
     table = Table(path)
     assert table.endpoints("w/n") == []
-    replace(path, {"w/n": {"endpoints": [["127.0.0.1", 5]]}})
-    assert table.endpoints("w/n") == [("127.0.0.1", 5)]
+    replace(path, {"w/n": {"endpoints": [["127.0.0.1", 5], ["10.0.0.9", 6, "n.node"]]}})
+    assert table.endpoints("w/n") == [("127.0.0.1", 5, ""), ("10.0.0.9", 6, "n.node")]
     replace(path, {"w/n": {"endpoints": [["127.0.0.1", "x"]]}})
-    assert table.endpoints("w/n") == [("127.0.0.1", 5)]
+    assert table.endpoints("w/n") == [("127.0.0.1", 5, ""), ("10.0.0.9", 6, "n.node")]
     replace(path, {})
     assert table.endpoints("w/n") == []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +12,7 @@ from lepton_ai.errors import Invalid
 from lepton_ai.gateway.bootstrap import bootstrap, static_bootstrap
 from lepton_ai.gateway.listener import Listen
 from lepton_ai.gateway.resources import Paths, render, version
+from lepton_ai.gateway.upstream import SILENT_S, Upstream
 from lepton_ai.spec.route import Backend, Endpoint, Route, Routes
 
 LISTEN = Listen("127.0.0.1", 8600)
@@ -175,3 +178,16 @@ def test_admin_is_a_unix_socket():
 def test_version_follows_the_content():
     assert version([{"a": 1, "b": 2}]) == version([{"b": 2, "a": 1}])
     assert version([{"a": 1}]) != version([{"a": 2}])
+
+
+def test_only_where_there_are_other_hosts_is_one_that_vanishes_given_up_soon():
+    near = rendered(one()).clusters[0]
+    assert "upstream_bind_config" not in near
+    assert near["upstream_connection_options"]["tcp_keepalive"]["keepalive_time"] == 30
+    upstream = Upstream("/c/ca.pem", "/c/gateway.pem", "/c/gateway.key")
+    far = render(Routes(routes=(one(),)), LISTEN, replace(PATHS, upstream=upstream)).clusters[0]
+    probes = far["upstream_connection_options"]["tcp_keepalive"]
+    assert probes["keepalive_time"] + probes["keepalive_probes"] * probes["keepalive_interval"] <= SILENT_S
+    (option,) = far["upstream_bind_config"]["socket_options"]
+    assert (option["level"], option["name"]) == (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert option["int_value"] == SILENT_S * 1000
