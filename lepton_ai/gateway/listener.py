@@ -85,6 +85,7 @@ def chain(listen: Listen, routes_file: str, hops: int = 0) -> Resource:
     made: Resource = {"name": f"hops-{hops}", "filters": [{"name": "http", "typed_config": manager}]}
     if listen.tls_cert:
         made["transport_socket"] = tls(listen)
+        made["transport_socket_connect_timeout"] = "30s"  # as for the head of a request
     return made
 
 

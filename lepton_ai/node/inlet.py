@@ -28,6 +28,7 @@ from lepton_ai.node.ports import Ports
 from lepton_ai.spec.replica import GATEWAY_HOST, ReplicaReport, ReplicaSpec
 
 MISSES = 3
+HANDSHAKE_S = 10.0
 Resource = dict[str, Any]
 Inner = tuple[str, int]
 _log = logging.getLogger(__name__)
@@ -220,6 +221,18 @@ def _bootstrap(listeners: Path, clusters: Path) -> Resource:
             "cds_config": {"resource_api_version": "V3", "path_config_source": {"path": str(clusters)}},
         },
         "stats_config": {"stats_matcher": {"reject_all": True}},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": _TYPE + "extensions.resource_monitors.downstream_connections.v3."
+                        "DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": 20_000,
+                    },
+                }
+            ]
+        },
     }
 
 
@@ -255,6 +268,8 @@ def _listener(uid: str, address: str, port: int, certificates: Certificates) -> 
         "filter_chains": [
             {
                 "transport_socket": {"name": "tls", "typed_config": secure},
+                # Who never gets so far as to prove itself holds nothing for long.
+                "transport_socket_connect_timeout": f"{HANDSHAKE_S:.3f}s",
                 "filters": [{"name": "tcp", "typed_config": proxy}],
             }
         ],

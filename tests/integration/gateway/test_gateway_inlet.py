@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lepton_ai.errors import Invalid
-from lepton_ai.node import launch, shim
+from lepton_ai.node import inlet, launch, shim
 from lepton_ai.node.inlet import Certificates, Inlet
 from lepton_ai.node.ports import Ports
 from lepton_ai.spec.replica import node_host
@@ -137,6 +137,17 @@ def test_the_inlet_hears_the_gateways_of_its_cell_only(
         plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             assert not plain.recv(12).startswith(b"HTTP")
+
+
+def test_who_says_nothing_is_not_waited_for(far: Any, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inlet, "HANDSHAKE_S", 0.3)
+    one = far.replica("one")
+    node.inlet.publish({"one": ("127.0.0.1", one.port)})
+    port = node.inlet.port("one")
+    assert port is not None
+    far.until(lambda: listens(port))
+    with socket.create_connection((OUTER, port), 60) as silent:
+        assert silent.recv(1) == b""
 
 
 def test_the_gateway_believes_the_node_that_it_means_only(
