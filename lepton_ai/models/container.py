@@ -95,14 +95,15 @@ class Container:
         return target
 
     @classmethod
-    def load(cls, path: str | Path, *, only_manifest: bool = False) -> Container:
+    def load(cls, path: str | Path, *, only_manifest: bool = False, only_onnx: bool = False) -> Container:
         """Reads a saved model. Raises NotFound, Invalid (a pickle, not a model, another format), Corrupt.
 
         only_manifest=True checks every member all the same, in pieces, and keeps none of them in memory.
+        only_onnx=True reads no array at all: what serves a model needs its graph.
         """
         try:
             with open(path, "rb") as file:
-                return cls._read(file, str(path), only_manifest)
+                return cls._read(file, str(path), only_manifest, only_onnx)
         except FileNotFoundError:
             raise NotFound(f"no file {path}", hint="save a model there first: model.save(path)") from None
         except OSError as error:
@@ -114,7 +115,7 @@ class Container:
         return cls._read(io.BytesIO(data), name, False)
 
     @classmethod
-    def _read(cls, file: Any, name: str, only_manifest: bool) -> Container:
+    def _read(cls, file: Any, name: str, only_manifest: bool, only_onnx: bool = False) -> Container:
         head = file.read(4)
         if head != b"PK\x03\x04":
             _refuse_head(head, name)
@@ -132,7 +133,7 @@ class Container:
                 arrays: dict[str, NDArray[Any]] = {}
                 onnx = None
                 for member in infos:
-                    if member == "model.json":
+                    if member == "model.json" or (only_onnx and member != "model.onnx"):
                         continue
                     data = archive.read(member)
                     if hashlib.sha256(data).hexdigest() != manifest["members"][member]["sha256"]:

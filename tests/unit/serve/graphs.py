@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -89,8 +90,11 @@ def slow(size: int = 700) -> bytes:
 
 def container(path: Path, onnx: bytes, **meta: object) -> Path:
     """A saved model in the format of ``lepton_ai.models``."""
+    manifest: dict[str, Any] = {"format": 1, "kind": "recommender", "name": "movies"}
+    manifest |= {part: {} for part in ("settings", "signature", "metrics", "protocol", "lineage")}
+    manifest["members"] = {"model.onnx": {"sha256": hashlib.sha256(onnx).hexdigest(), "size_bytes": len(onnx)}}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("model.json", json.dumps({"format": 1, "kind": "recommender", "name": "movies", **meta}))
+        archive.writestr("model.json", json.dumps({**manifest, **meta}))
         archive.writestr("model.onnx", onnx)
     return path
 

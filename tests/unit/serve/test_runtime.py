@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,24 @@ def test_a_container_is_read_and_its_digest_checked(graphs: Any, tmp_path: Path)
     read = Container.read(path)
     assert (read.onnx, read.meta["name"]) == (onnx, "movies")
     digest = hashlib.sha256(onnx).hexdigest()
-    good = graphs.container(tmp_path / "good", onnx, members={"model.onnx": {"sha256": digest}})
-    assert Container.read(good).onnx == onnx
-    bad = graphs.container(tmp_path / "bad", onnx + b"\0", members={"model.onnx": {"sha256": digest}})
-    with pytest.raises(Corrupt, match="digest"):
+    members = {"model.onnx": {"sha256": digest, "size_bytes": len(onnx)}}
+    bad = graphs.container(tmp_path / "bad", onnx[:-1] + b"!", members=members)
+    with pytest.raises(Corrupt, match="not what was saved"):
         Container.read(bad)
+
+
+def test_what_a_saved_model_may_not_be_is_not_served_either(graphs: Any, tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    deflated = tmp_path / "deflated"
+    with zipfile.ZipFile(deep, "w") as archive:
+        archive.writestr("model.json", "[" * 100_000)
+        archive.writestr("model.onnx", graphs.lookup())
+    with zipfile.ZipFile(deflated, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.json", "{}")
+        archive.writestr("model.onnx", b"\0" * 10_000_000)
+    for path in (deep, deflated, graphs.container(tmp_path / "bare", b"", members={})):
+        with pytest.raises((Corrupt, Invalid)):
+            Container.read(path)
 
 
 def test_files_that_are_no_models_are_refused(graphs: Any, tmp_path: Path) -> None:
@@ -123,7 +137,7 @@ def test_files_that_are_no_models_are_refused(graphs: Any, tmp_path: Path) -> No
     assert isinstance(refusal(b""), Corrupt)
     assert isinstance(refusal(b"not a model"), Corrupt)
     assert isinstance(refusal(whole[: len(whole) // 2]), Corrupt)
-    assert isinstance(refusal(whole.replace(b"model.onnx", b"model.nnxo")), Corrupt)
+    assert isinstance(refusal(whole.replace(b"model.onnx", b"model.nnxo")), Invalid)
     assert isinstance(refusal(whole.replace(b'"format": 1', b'"format": 2')), Corrupt | Invalid)
     assert isinstance(refusal(pickle.dumps({"a": 1})), Invalid)
     with pytest.raises(NotFound):
