@@ -164,26 +164,25 @@ class App:
             body: bytes = message.get("body", b"")
             if message.get("more_body"):
                 body = await self._rest(body, receive)
-            if len(body) > self._body_bytes_max:
+            size = len(body)
+            if size > self._body_bytes_max:
                 raise self._too_large()
-            held = len(body)
-            self._held_bytes += held
-            decode = codec.decode_plain if plain else codec.decode
-            if held > ASIDE_BYTES:
-                call = await self._aside(_decode_large, decode, body)
-                more = max(0, sum([array.nbytes for array in call.arrays]) - held)
+            held = size
+            self._held_bytes += size
+            if size > ASIDE_BYTES:
+                call = await self._aside(_decode_large, codec.decode_plain if plain else codec.decode, body)
+                more = max(0, sum([array.nbytes for array in call.arrays]) - size)
                 held += more
                 self._held_bytes += more
                 if self._held_bytes > self._held_bytes_max:
                     raise self._full()
             else:
-                call = decode(body)
+                call = codec.decode_plain(body) if plain else codec.decode(body)
             results = await batcher.infer(call)
-            encode = codec.encode_plain if plain else codec.encode
             if codec.answer_elements(results) > PIECE_ELEMENTS:
-                answer = await self._aside(encode, call, results)
+                answer = await self._aside(codec.encode_plain if plain else codec.encode, call, results)
             else:
-                answer = encode(call, results)
+                answer = codec.encode_plain(call, results) if plain else codec.encode(call, results)
         except _Gone:
             return
         except LeptonError as error:

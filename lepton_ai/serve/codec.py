@@ -106,7 +106,8 @@ class Codec:
             TooLarge: more than an answer may.
         """
         elements = sum([result.size for result in results])
-        _check_answer(elements)
+        if elements > ANSWER_ELEMENTS_MAX:
+            _check_answer(elements)
         return elements
 
     def encode(self, call: Call, results: Sequence[Array]) -> bytes:
@@ -131,15 +132,16 @@ class Codec:
 
     def encode_plain(self, call: Call, results: Sequence[Array]) -> bytes:
         """The plain answer to ``call``; without a batch dimension when the request had none."""
+        encode, scalar = self._encode, call.scalar
         parts: list[bytes] = []
         separator = b"{"
         for index, result in zip(call.outputs, results, strict=True):
-            scalar = call.scalar and self._rowed[index]
-            if result.size <= PIECE_ELEMENTS:
-                value = result.tolist()
-                text = self._encode(value[0] if scalar else value)
+            if result.size > PIECE_ELEMENTS:
+                text = self._pieces(result[0] if scalar and self._rowed[index] else result)
+            elif scalar and self._rowed[index]:
+                text = encode(result.tolist()[0])
             else:
-                text = self._pieces(result[0] if scalar else result)
+                text = encode(result.tolist())
             parts += (separator, self._plain_heads[index], text)
             separator = b","
         parts.append(b"}")
