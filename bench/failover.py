@@ -87,7 +87,7 @@ def nodes(cell: Stand, offer: Offer, goals: Goals, count: int, age_s: float) -> 
     goals["6.node"] = killed(trials, "SIGKILL of a node's agent with all replicas on it")
 
 
-def killed(trials: Sequence[Trial], what: str) -> dict[str, object]:
+def killed(trials: Sequence[Trial], what: str, protocol: str = PROTOCOL) -> dict[str, object]:
     failed = sum(done.load.failed for done in trials)
     full_s = [done.full_s for done in trials]
     p95_s = quantile(full_s, 0.95)
@@ -99,7 +99,7 @@ def killed(trials: Sequence[Trial], what: str) -> dict[str, object]:
     sent = sum(done.load.sent for done in trials)
     return report.goal(
         value, "requests, s, s", must="0 failed, p95 <= 3 s", met=failed == 0 and p95_s <= 3.0,
-        protocol=f"{what}, {len(trials)} trials, {sent} requests; {PROTOCOL}", trials=len(trials), sent=sent,
+        protocol=f"{what}, {len(trials)} trials, {sent} requests; {protocol}", trials=len(trials), sent=sent,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import json
 import math
 import random
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Sequence
@@ -81,7 +82,9 @@ class Load:
     def __init__(self, plan: Plan) -> None:
         parts = urlsplit(plan.url)
         self.plan = plan
-        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
+        # By the system's authorities, or those of SSL_CERT_FILE.
+        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or (443 if self.tls else 80)
         extra = "".join(f"{key}: {value}\r\n" for key, value in plan.headers.items())
         head = f"POST {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n{extra}"
         self.requests = [
@@ -218,7 +221,7 @@ class Load:
             if not (reader.at_eof() or reader.exception() or writer.is_closing()):
                 return reader, writer
             writer.close()
-        return await asyncio.open_connection(self.host, self.port)
+        return await asyncio.open_connection(self.host, self.port, ssl=self.tls)
 
     def _summary(self) -> Result:
         result = self.result

@@ -24,6 +24,7 @@ TIMEOUT_S = 400
                 "6.replica", "6.node", "6.retries_off", "6.scaling", "7.control", "7.envoy", "8.releases", "8.changes",
             },
         ),
+        ("hosts", {"6.hosts.replica", "6.hosts.node"}),
         ("api", {"api.lists", "api.pass", "api.memory"}),
         ("lake", {"15.folder"}),
     ],
@@ -35,6 +36,8 @@ def test_the_command_works(name: str, goals: set[str], tmp_path: Path) -> None:
         text=True, timeout=TIMEOUT_S, check=False, env={**kept, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
+    if done.stderr.startswith("not measured:"):
+        pytest.skip(done.stderr.strip())
     assert done.returncode in (0, 1), done.stderr
     found = json.loads((tmp_path / f"{name}.json").read_text("utf-8"))
     assert set(found) == {"machine", "goals", "rows"}
