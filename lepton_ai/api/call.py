@@ -36,6 +36,7 @@ from lepton_ai.tenancy.access import OF_THE_CELL, Action
 
 BASE = "/api/v2/workspaces/{ws}"
 BODY_BYTES_MAX = 1 << 20
+SMALL_BYTES = 16 * 1024
 BODY_TIMEOUT_S = 60.0
 TRIES = 8
 """A write that lost a race is decided anew so often before the caller is told."""
@@ -244,7 +245,12 @@ async def read(request: Request) -> Any:
                     raise TooLarge(f"the body is over {BODY_BYTES_MAX} bytes", hint=hint)
     except TimeoutError:
         raise Invalid(f"the body did not arrive within {BODY_TIMEOUT_S:g} s", hint="send it at once") from None
-    return parse(bytes(data)) if data.strip() else None
+    if not data.strip():
+        return None
+    if len(data) <= SMALL_BYTES:
+        return parse(bytes(data))
+    # A large body costs its workspace's threads, not everybody's event loop.
+    return await run_in_threadpool(parse, bytes(data))
 
 
 def answer(value: Any, status: int = 200) -> Response:
