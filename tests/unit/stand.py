@@ -181,7 +181,8 @@ class Serving:
     """The application on a loopback port, on a thread of its own."""
 
     def __init__(self, application: Any, port: int) -> None:
-        self._socket = socket.socket()
+        # asyncio sends small answers at once (TCP_NODELAY) only on a socket that says it is TCP.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
         self.port = int(self._socket.getsockname()[1])

@@ -37,7 +37,7 @@ class Served:
 
     def __init__(self, stand: Any) -> None:
         self.stand = stand
-        self.socket = socket.socket()
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self.socket.bind(("127.0.0.1", 0))
         self.port = int(self.socket.getsockname()[1])
         made = server.config(stand.app, protocol=Short, lifespan="off", loop="asyncio", timeout_graceful_shutdown=1)
