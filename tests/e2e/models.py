@@ -26,9 +26,12 @@ from leptonai.api.v2.types.deployment import (
     LeptonDeploymentUserSpec,
     ResourceRequirement,
 )
+from leptonai.api.v2.types.finetune import LeptonFineTuneJob, LeptonFineTuneJobSpec
 from leptonai.api.v2.types.ingress import LeptonIngress, LeptonIngressEndpoint, LeptonIngressUserSpec
 from leptonai.api.v2.types.job import LeptonJob, LeptonJobUserSpec
 from leptonai.api.v2.types.secret import SecretItem
+from leptonai.api.v2.types.storage_data_source import StorageDataSourceSpec
+from leptonai.api.v2.types.storage_permission import StoragePermission
 from pydantic import BaseModel
 
 UNKNOWN = {"UNK", "Unknown", "unknown"}
@@ -123,8 +126,37 @@ def storage(client: APIClient, group: str, folder: str) -> None:
     call("nodegroup.add_volume", lambda: client.nodegroup.add_volume(group, volume))
     listed = client.nodegroup.get(group).spec.volumes or []
     assert "sdk-data" in [item.name for item in listed]
-    call("permissions", lambda: client.nodegroup.list_storage_permissions(group, "sdk-data"))
+    rule = StoragePermission(path_prefix="/team", allowed_users=["ann"])
+    call("set_storage_permission", lambda: client.nodegroup.set_storage_permission(group, "sdk-data", rule))
+    own = StoragePermission(path_prefix="/people", subfolder_policy="by_user")
+    call("set_storage_permission", lambda: client.nodegroup.set_storage_permission(group, "sdk-data", own))
+    rules = call("permissions", lambda: client.nodegroup.list_storage_permissions(group, "sdk-data"), some=True)
+    assert {(item.path_prefix, item.subfolder_policy) for item in rules} == {("/team", ""), ("/people", "by_user")}
+    for prefix in ("/team", "/people"):
+        call(
+            "delete_permission",
+            lambda prefix=prefix: client.nodegroup.delete_storage_permission(group, "sdk-data", prefix),
+        )
+    sources(client, group)
     call("nodegroup.delete_volume", lambda: client.nodegroup.delete_volume(group, "sdk-data"))
+
+
+def sources(client: APIClient, group: str) -> None:
+    """Buckets: made, read, changed, removed; a change of the bucket itself is refused."""
+    node_group = client.nodegroup
+    bucket = {"bucket": "my-data", "provider": {"type": "gcs", "gcs": {"projectId": "p-1"}}}
+    spec = StorageDataSourceSpec(name="sdk-bucket", workspace=client.workspace_id, object=bucket)
+    call("create_data_source", lambda: node_group.create_storage_data_source(group, spec))
+    refused("a second of the name", lambda: node_group.create_storage_data_source(group, spec), 409)
+    made = call("get_data_source", lambda: node_group.get_storage_data_source(group, "sdk-bucket"))
+    assert made.spec.object_.bucket == "my-data"
+    assert made.status.ready is False
+    call("list_data_sources", lambda: node_group.list_storage_data_sources(group), some=True)
+    changed = made.spec.model_copy(update={"description": "of the team"})
+    updated = call("update_data_source", lambda: node_group.update_storage_data_source(group, "sdk-bucket", changed))
+    assert updated.spec.description == "of the team"
+    call("delete_data_source", lambda: node_group.delete_storage_data_source(group, "sdk-bucket"))
+    refused("a bucket that is gone", lambda: node_group.get_storage_data_source(group, "sdk-bucket"), 404)
 
 
 def secrets(client: APIClient) -> None:
@@ -246,6 +278,14 @@ def others(client: APIClient) -> None:
     call("finetune.list_trainers", client.finetune.list_trainers)
     call("finetune.list_supported_models", client.finetune.list_supported_models)
     call("raycluster.list_all", client.raycluster.list_all)
+    for what, get, gone in (
+        ("finetune", client.finetune.get, client.finetune.delete),
+        ("raycluster", client.raycluster.get, client.raycluster.delete),
+    ):
+        refused(f"{what}.get", lambda get=get: get("no-such"), 404)
+        refused(f"{what}.delete", lambda gone=gone: gone("no-such"), 404)
+    tuning = LeptonFineTuneJob(metadata=Metadata(id="tune"), spec=LeptonFineTuneJobSpec())
+    refused("finetune.create", lambda: client.finetune.create(tuning), 501)
 
 
 if __name__ == "__main__":
