@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ class DockerRuntime:
         self._engine, self._images, self._network = engine, images, network
         self.holds = network is not None
         self._scope = scope(self._folder)
+        self._bridging = threading.Lock()
         self._begun: set[str] = set()
         self._fetched: dict[str, Image] = {}
         self._cleaned_s = 0.0
@@ -251,13 +253,16 @@ class DockerRuntime:
         if held:
             return {"NetworkMode": f"container:{held}"}
         name = f"lepton_ai-{self._scope}-{spec.workspace}"
+        labels = {f"{LABEL}scope": self._scope}
+        wanted = {"filters": json.dumps({"name": [f"^{name}$"]})}
         try:
-            if not self._engine.ask("GET", "/networks", query={"filters": json.dumps({"name": [f"^{name}$"]})}):
-                labels = {f"{LABEL}scope": self._scope}
-                self._engine.ask("POST", "/networks/create", {"Name": name, "CheckDuplicate": True, "Labels": labels})
+            # One replica at a time: the engine makes two of one name when it is asked twice at once, and then
+            # starts nothing in either.
+            with self._bridging:
+                if not self._engine.ask("GET", "/networks", query=wanted):
+                    self._engine.ask("POST", "/networks/create", {"Name": name, "Labels": labels})
         except Refused as error:
-            if error.status != 409:
-                raise Failed(f"the container engine cannot make a network: {error.message}") from error
+            raise Failed(f"the container engine cannot make a network: {error.message}") from error
         except Away as error:
             raise away(self._engine, error) from error
         bindings = {_key(one): [{"HostIp": self._address, "HostPort": str(one.host_port)}] for one in maps}
