@@ -81,7 +81,11 @@ class Store(Reads):
         """Ends every wait and closes the connections. A second call does nothing."""
         self._closed = True
         self._watch.close()
-        self._engine.dispose()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        # The pool's dispose, not the engine's: that one leaves a connection in use at the moment to a forgotten pool.
+        self._engine.pool.dispose()
 
     def __enter__(self) -> Store:
         return self
@@ -217,8 +221,18 @@ class Store(Reads):
     def reading(self) -> Iterator[Connection]:
         """A connection to read with; database errors come out as ours."""
         self._refuse_closed()
-        with translated(self._engine), self._engine.connect() as connection:
+        with translated(self._engine), self._connection() as connection:
             yield connection
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        finally:
+            # Who was still inside when the store was closed gave its connection back after the pool was emptied.
+            if self._closed:
+                self._close_idle()
 
     @contextmanager
     def writing(self, lease: Lease | None = None) -> Iterator[Connection]:
@@ -230,7 +244,8 @@ class Store(Reads):
     def _writing(self, lease: Lease | None) -> Iterator[_Write]:
         self._refuse_closed()
         with self._turn, translated(self._engine):
-            with self._engine.connect().execution_options(**{engines.WRITE: True}) as connection:
+            with self._connection() as plain:
+                connection = plain.execution_options(**{engines.WRITE: True})
                 with connection.begin():
                     # FOR UPDATE is PostgreSQL's turn-taking; SQLite took the write lock when it began.
                     start = int(connection.execute(select(counter.c.revision).with_for_update()).scalar_one())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import QueuePool, text
 
 from lepton_ai.errors import Conflict, Invalid, LeptonError, NotFound, StaleEpoch, TooLarge, Unavailable
 from lepton_ai.store import Create, Delete, Shelf, Store, Update, store
@@ -173,6 +174,15 @@ class TestChanges:
             assert waiting.result(60) == 1
         assert cell.wait(0, 60.0) == 1
         assert cell.wait(1, 0.0) == 1
+
+    def test_close_while_one_reads_leaves_no_connection_open(self, url: str) -> None:
+        opened = Store.open(url)
+        pool = opened._engine.pool
+        assert isinstance(pool, QueuePool)
+        with opened.reading() as connection:
+            opened.close()
+            assert connection.execute(text("SELECT 1")).scalar_one() == 1
+        assert (pool.checkedin(), pool.checkedout()) == (0, 0)
 
     def test_close_ends_a_wait(self, url: str) -> None:
         opened = Store.open(url)
