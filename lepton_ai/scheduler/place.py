@@ -20,12 +20,16 @@ from lepton_ai.scheduler.verdict import verdict
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where one request goes. `node` None: nowhere, `reason` says why in a line, `nodes` says it for every node."""
+    """Where one request goes. `node` None: nowhere, `reason` says why in a line, `nodes` says it for every node.
+
+    `devices` are the numbers of the accelerators that it takes there: one of which it uses a share, or whole idle ones.
+    """
 
     request: Request
     node: str | None
     reason: str
     nodes: dict[str, str] = field(default_factory=dict)
+    devices: tuple[int, ...] = ()
 
 
 def place(snapshot: Snapshot, requests: Sequence[Request], *, together: bool = False) -> tuple[Placement, ...]:

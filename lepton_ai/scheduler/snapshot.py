@@ -6,8 +6,8 @@ Owns the values that go into every function of this package. It takes no decisio
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from lepton_ai.spec.workload import Resources, Template
 
 UNITS = ("cpu_milli", "memory_mib", "accelerator_milli")
 """The columns of every resource array of this package: thousandths of a core, MiB, thousandths of an accelerator."""
+DEVICE_MILLI = 1000
+"""The thousandths of one whole accelerator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,11 @@ class Node:
     `used` is what is reserved by everything that may still run there, in :data:`UNITS`. `blocked` says why nothing
     new may be placed there ("unreachable", "drained by its owner"); empty means it takes work. `address` is where a
     workload's port is taken for everyone who shares that address; empty when each replica has ports of its own.
+
+    `devices` are the used thousandths of each accelerator; empty: they follow from `used`, as tightly as can be.
+    `taints` ("key=value") keep off whoever does not tolerate them; with a `reservation` the node takes only requests
+    that name it. `planned` is s_i, the share of its most loaded resource to plan for, and `limit` how much of it may
+    be planned for in all (see `load`).
     """
 
     name: str
@@ -33,6 +40,12 @@ class Node:
     used: tuple[int, int, int] = (0, 0, 0)
     blocked: str = ""
     address: str = ""
+    devices: tuple[int, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: frozenset[str] = frozenset()
+    reservation: str = ""
+    planned: float = 0.0
+    limit: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,11 @@ class Request:
 
     `nodes` are the only ones it may go to (empty: any), `prefer` the one it goes to if it may; `ports` are the fixed
     ports that it listens on.
+
+    `labels` are those that the node must carry, `tolerates` the taints that do not keep it off. With a `reservation`
+    it goes to nodes reserved under that name, and with `burst` to unreserved ones too. `avoid` are groups that it
+    must not share a node with, `near` groups that it likes to stand beside. `priority` and `workspace` decide nothing
+    here: they are for who orders the requests.
     """
 
     uid: str
@@ -50,6 +68,14 @@ class Request:
     nodes: frozenset[str] = frozenset()
     ports: frozenset[int] = frozenset()
     prefer: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    tolerates: frozenset[str] = frozenset()
+    reservation: str = ""
+    burst: bool = False
+    avoid: frozenset[str] = frozenset()
+    near: frozenset[str] = frozenset()
+    priority: int = 0
+    workspace: str = ""
 
     @classmethod
     def of(
@@ -64,7 +90,8 @@ class Request:
 class Snapshot:
     """Nodes in name order, as arrays (one row a node), and how many of each group stand on each node.
 
-    `addresses` has one entry a node (see :class:`Node`); `taken`, by address, who has which port there.
+    `addresses` has one entry a node (see :class:`Node`); `taken`, by address, who has which port there. `devices` has
+    one row a node: the used thousandths of each of its accelerators, and 1000 where it has no such accelerator.
     """
 
     names: tuple[str, ...]
@@ -75,6 +102,12 @@ class Snapshot:
     groups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
     taken: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    devices: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    labels: tuple[Mapping[str, str], ...] = ()
+    taints: tuple[frozenset[str], ...] = ()
+    reservations: tuple[str, ...] = ()
+    planned: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    limits: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def of(
@@ -94,7 +127,19 @@ class Snapshot:
             groups=groups or {},
             addresses=tuple(node.address for node in ordered),
             taken=taken or {},
+            devices=_devices(ordered),
+            labels=tuple(node.labels for node in ordered),
+            taints=tuple(node.taints for node in ordered),
+            reservations=tuple(node.reservation for node in ordered),
+            planned=np.array([max(0.0, node.planned) if np.isfinite(node.planned) else 0.0 for node in ordered]),
+            limits=np.array([node.limit if np.isfinite(node.limit) else 1.0 for node in ordered]),
         )
+
+    def emptied(self) -> Snapshot:
+        """The same nodes with nothing on them."""
+        whole = [Node(name, _resources(row)) for name, row in zip(self.names, self.capacity, strict=True)]
+        idle = np.zeros_like(self.planned)
+        return replace(self, used=np.zeros_like(self.used), devices=_devices(whole), planned=idle, groups={}, taken={})
 
     @property
     def usable(self) -> int:
@@ -109,6 +154,34 @@ class Snapshot:
         """The first of `ports` that is taken at the address of that node, and by whom; None: they are free there."""
         taken = self.taken.get(self.addresses[index], {}) if self.addresses and self.addresses[index] else {}
         return next(((port, taken[port]) for port in sorted(ports) if port in taken), None) if taken else None
+
+
+def devices_of(resources: Resources, used_milli: int = 0) -> tuple[int, ...]:
+    """The used thousandths of each accelerator of a node that has `resources`, `used_milli` of them in use.
+
+    As tightly as can be: whole accelerators first. One that is there in part only is used by what is missing of it.
+    """
+    have = resources.accelerator_milli
+    found = [0] * -(-have // DEVICE_MILLI)
+    if have % DEVICE_MILLI:
+        found[-1] = DEVICE_MILLI - have % DEVICE_MILLI
+    for index, taken in enumerate(found):
+        part = min(max(0, used_milli), DEVICE_MILLI - taken)
+        found[index], used_milli = taken + part, used_milli - part
+    return tuple(found)
+
+
+def _devices(nodes: Sequence[Node]) -> NDArray[np.int64]:
+    each = [node.devices or devices_of(node.capacity, node.used[2]) for node in nodes]
+    found = np.full((len(each), max(map(len, each), default=0)), DEVICE_MILLI, dtype=np.int64)
+    for row, used in enumerate(each):
+        found[row, : len(used)] = used
+    return found
+
+
+def _resources(row: NDArray[np.int64]) -> Resources:
+    cpu, memory, accelerator = (int(amount) for amount in row)
+    return Resources(cpu_milli=max(1, cpu), memory_mib=max(1, memory), accelerator_milli=accelerator)
 
 
 def ports_of(served: int | None, others: Iterable[Port]) -> list[int]:
