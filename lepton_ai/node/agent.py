@@ -23,6 +23,7 @@ from lepton_ai.blobs.fetch import fetch, trusting
 from lepton_ai.blobs.local import LocalBlobs
 from lepton_ai.errors import Busy, Conflict, DiskFull, Invalid, NotFound, StaleEpoch, Unavailable
 from lepton_ai.node import launch, shim
+from lepton_ai.node.gauges import Gauges
 from lepton_ai.node.inlet import Inlet
 from lepton_ai.node.log import LogLine
 from lepton_ai.node.machine import machine
@@ -32,7 +33,7 @@ from lepton_ai.node.process import ProcessRuntime
 from lepton_ai.node.replica import Replica
 from lepton_ai.node.runtime import Runtime
 from lepton_ai.spec.base import uuid7
-from lepton_ai.spec.replica import FetchBlob, Machine, NodeReport, ReplicaReport, ReplicaSpec
+from lepton_ai.spec.replica import FetchBlob, Machine, NodeGauges, NodeReport, ReplicaReport, ReplicaSpec
 from lepton_ai.spec.workload import Resources
 
 SAMPLE_S = 2.0
@@ -79,7 +80,7 @@ class Agent:
         self._http = None if inlet is None else trusting(inlet.ca)
         self._now_ms = now_ms
         self._replicas: dict[str, Replica] = {}
-        self._metrics = Metrics()
+        self._metrics, self._gauges = Metrics(), NodeGauges()
         self._boot_id = shim.boot_id()
         self._machine = Machine()
         self._contact_ns = 0
@@ -210,6 +211,7 @@ class Agent:
             cpu_used_milli=sum(report.cpu_milli for report in reports),
             memory_used_mib=sum(report.memory_mib for report in reports),
             disk_free_mib=shutil.disk_usage(self.dir).free >> 20,
+            gauges=self._gauges,
             epoch=self.epoch,
             runtime=self._runtime.name,
             isolation=self._runtime.isolation,
@@ -305,12 +307,15 @@ class Agent:
         raise AssertionError("unreachable")
 
     async def _sample(self) -> None:
+        # In a thread, as a driver of GPUs may take its time.
+        gauges = await asyncio.to_thread(Gauges, self.dir)
         while True:
             await asyncio.sleep(SAMPLE_S)
             try:
                 targets = {uid: target for uid, one in self._replicas.items() if (target := one.target()) is not None}
                 for uid, use in self._metrics.sample(targets, time.monotonic_ns()).items():
                     self._replicas[uid].use = use
+                self._gauges = await asyncio.to_thread(gauges.look, time.monotonic_ns())
                 if self._inlet is not None and await self._inlet.look():
                     self._changed()
                 for replica in self._replicas.values():

@@ -54,6 +54,14 @@ def use(folders: tuple[str, ...]) -> tuple[int, int] | None:
     return None if cpu_ns is None or memory is None else (cpu_ns, memory)
 
 
+def members(folders: tuple[str, ...]) -> list[int]:
+    """The processes in the groups; empty when that cannot be read."""
+    for folder in folders:
+        with contextlib.suppress(OSError, ValueError), open(f"{folder}/cgroup.procs", encoding="ascii") as file:
+            return [int(line) for line in file]
+    return []
+
+
 def _layout(resources: Resources) -> list[tuple[Path, dict[str, str]]]:
     memory = str(resources.memory_mib << 20)
     kind = _kind()

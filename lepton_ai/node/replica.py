@@ -180,6 +180,7 @@ class Replica:
             image=self._runtime.image(self.spec),
             cpu_milli=0 if self.ended else self.use.cpu_milli,
             memory_mib=0 if self.ended else self.use.memory_mib,
+            gauges=None if self.ended else self.use.gauges,
             last_log=self._last_log,
         )
 

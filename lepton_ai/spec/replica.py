@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from lepton_ai.spec.base import Model, Name
 from lepton_ai.spec.container import LOCAL, Port, PortMap
@@ -30,6 +31,21 @@ GATEWAY_HOST = "gateway.client"
 def node_host(node: str) -> str:
     """The name in a node's certificate."""
     return f"{node}.node"
+
+
+LIE = -1
+"""What stands where a report says something that no amount can be: no other word of the report is lost for that."""
+
+
+def _or_lie(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return known(value)
+    except ValidationError:
+        return LIE
+
+
+Amount = Annotated[int, WrapValidator(_or_lie)]
+"""A measured amount; whoever uses it asks whether it can be one."""
 
 
 class FetchBlob(Model):
@@ -116,6 +132,62 @@ class Exit(Model):
         return self.reason or "lost"
 
 
+class Gauged(Model):
+    """Measured figures, each None where it cannot be measured. What a newer agent measures besides is left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def read(cls, value: Any, known: ValidatorFunctionWrapHandler) -> Any:
+        """What can be read; where nothing can, one figure that nobody takes for a measurement."""
+        try:
+            return known(value)
+        except ValidationError:
+            return cls.model_construct(cpu_stall=math.nan)
+
+
+class ReplicaGauges(Gauged):
+    """What one replica does besides using processors and memory, over the last few seconds.
+
+    `cpu_stall`: the share of time for which it was ready to run and waited for a processor. Network figures are there
+    only where it has a network of its own.
+    """
+
+    cpu_stall: float | None = None
+    disk_read_bytes_s: float | None = None
+    disk_write_bytes_s: float | None = None
+    network_in_bytes_s: float | None = None
+    network_out_bytes_s: float | None = None
+
+
+class NodeGauges(Gauged):
+    """What a node's agent measured of its whole machine, everything else that runs there included.
+
+    `cores_milli`, `memory_mib` are what the agent may use of the machine (its processors, quota and limit);
+    `cpu_milli` counts time that a hypervisor gave to others as used. A stall is the share of time for which somebody
+    waited for a processor, or for which all that could run waited for memory or a disk. `samples` counts the looks:
+    an agent that stands still says old figures. `gpu_used` is the mean share of time in which a GPU was busy.
+    """
+
+    samples: int = 0
+    cores_milli: float | None = None
+    cpu_milli: float | None = None
+    memory_mib: float | None = None
+    memory_used_mib: float | None = None
+    cpu_stall: float | None = None
+    memory_stall: float | None = None
+    io_stall: float | None = None
+    disk_busy: float | None = None
+    disk_read_bytes_s: float | None = None
+    disk_write_bytes_s: float | None = None
+    network_in_bytes_s: float | None = None
+    network_out_bytes_s: float | None = None
+    gpus: int = 0
+    gpu_used: float | None = None
+    gpu_memory_mib: float | None = None
+    gpu_memory_used_mib: float | None = None
+
+
 class ReplicaReport(Model):
     """What an agent says about one replica on its node."""
 
@@ -136,8 +208,9 @@ class ReplicaReport(Model):
     ports: tuple[PortMap, ...] = ()
     tls: bool = Field(default=False, description="address and port speak TLS, with certificates of the cell")
     image: Literal["", "advisory", "used"] = Field(default="", description="advisory: kept, but a process runs")
-    cpu_milli: int = 0
-    memory_mib: int = 0
+    cpu_milli: Amount = 0
+    memory_mib: Amount = 0
+    gauges: Annotated[ReplicaGauges | None, WrapValidator(ReplicaGauges.read)] = None
     last_log: str = ""
 
 
@@ -163,9 +236,10 @@ class NodeReport(Model):
     time_ms: int
     address: str
     capacity: Resources
-    cpu_used_milli: int = 0
-    memory_used_mib: int = 0
-    disk_free_mib: int = 0
+    cpu_used_milli: Amount = 0
+    memory_used_mib: Amount = 0
+    disk_free_mib: Amount = 0
+    gauges: Annotated[NodeGauges | None, WrapValidator(NodeGauges.read)] = None
     epoch: int = Field(default=0, description="largest leader epoch the agent has seen")
     runtime: Literal["process", "docker"] = "process"
     isolation: Literal["none", "uid", "container"] = "none"
