@@ -161,6 +161,7 @@ def _loop(
         events=events,
         mount=Volumes(store).resolve,
         login=Registries(store, secrets).login,
+        monitor_file=state.monitor_path,
     )
     publisher.start()
     return Loop(services, Leader(store, clock, ttl_s=settings.lease_s), store)

@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from lepton_ai.control.options import Options
 from lepton_ai.control.ports import EventSink, Fleet, NodeView
 from lepton_ai.control.publish import Publisher
 from lepton_ai.errors import Conflict, LeptonError, NotFound, StaleEpoch
+from lepton_ai.scheduler.load import Load
 from lepton_ai.scheduler.snapshot import Node, Snapshot
 from lepton_ai.spec.container import LOCAL, Mount
 from lepton_ai.spec.replica import MountOrder, RegistryLogin, ReplicaReport
@@ -59,6 +61,7 @@ class Services:
     events: EventSink | None = None
     mount: Callable[[str, str, Mount], MountOrder] = local_mount
     login: Callable[[str, str], RegistryLogin] = no_login
+    monitor_file: Path | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +99,7 @@ class Context:
         self.usable_nodes: frozenset[str] = frozenset()
         self.all_settled = False
         self.measured = services.publisher.stats()
+        self.loads: Mapping[str, Load] = {}
         self.writes = 0
 
     # -- nodes
@@ -165,8 +169,19 @@ class Context:
         nodes = []
         for record in self.nodes.values():
             name, used = record.name, self.reserved.get(record.name, [0, 0, 0])
-            capacity, address = self._capacity(record), self.shared_address(name)
-            nodes.append(Node(name, capacity, (used[0], used[1], used[2]), self.blocked(record), address))
+            capacity, address = self.capacity(record), self.shared_address(name)
+            load = self.loads.get(name)
+            nodes.append(
+                Node(
+                    name,
+                    capacity,
+                    (used[0], used[1], used[2]),
+                    self.blocked(record),
+                    address,
+                    planned=0.0 if load is None else load.s,
+                    limit=1.0 if load is None else load.limit,
+                )
+            )
         return Snapshot.of(nodes, groups, {address: dict(taken) for address, taken in self.ports.items()})
 
     def shared_address(self, node: str) -> str:
@@ -201,7 +216,8 @@ class Context:
             if name not in self.leaving and (self.connected(name) or self.silent_ms(name) < grace_ms)
         )
 
-    def _capacity(self, record: Record) -> Resources:
+    def capacity(self, record: Record) -> Resources:
+        """What the node has for replicas, by its own word or the last that is known."""
         view = self.views.get(record.name)
         if view is not None and view.report is not None:
             return view.report.capacity

@@ -54,6 +54,11 @@ class State:
         return self.dir / "secret.key"
 
     @property
+    def monitor_path(self) -> Path:
+        """What was measured, for the next leader; may be deleted."""
+        return self.dir / "monitor"
+
+    @property
     def store_url(self) -> str:
         return self.settings.store or f"sqlite:///{self.dir / 'store.db'}"
 

@@ -14,6 +14,7 @@ from lepton_ai.control import archives, deployments, jobs, machines, orders, rep
 from lepton_ai.control.backoff import Backoff
 from lepton_ai.control.context import Context, Memory, Services
 from lepton_ai.control.leader import Leader
+from lepton_ai.control.monitor import Monitor
 from lepton_ai.control.pace import Pace
 from lepton_ai.errors import LeptonError, StaleEpoch
 from lepton_ai.store import Store
@@ -31,7 +32,7 @@ class Loop:
 
     def __init__(self, services: Services, leader: Leader, store: Store) -> None:
         self.services, self.leader, self._store = services, leader, store
-        self._memory = self._blank()
+        self._memory, self.monitor = self._blank(), self._monitor()
         self.pace = Pace()
         self._epoch = 0
         self._wake = threading.Event()
@@ -54,14 +55,16 @@ class Loop:
                 self.services.publisher.rest()
             return False
         if lease.epoch != self._epoch:
-            self._epoch, self._memory = lease.epoch, self._blank()
+            self._epoch, self._memory, self.monitor = lease.epoch, self._blank(), self._monitor()
             self.services.publisher.rest()
         try:
             ctx = Context(self.services, self._memory, lease, self.leader.since_ms)
+            ctx.loads = self.monitor.loads
             machines.connect(ctx)
             ctx.load()
             machines.reconcile(ctx)
             replicas.reconcile(ctx)
+            self.monitor.look(ctx)
             deployments.reconcile(ctx)
             jobs.reconcile(ctx)
             routes.offer(ctx)
@@ -92,6 +95,8 @@ class Loop:
             except Exception:  # noqa: BLE001 - whatever one pass met, the next one tries again
                 _log.exception("a pass failed")
                 self._closed.wait(tick_s)
+        if self.leading:
+            self.monitor.save()
         try:
             self.leader.release()
         except LeptonError as error:
@@ -120,6 +125,10 @@ class Loop:
             if revision > since:
                 since = revision
                 self._wake.set()
+
+    def _monitor(self) -> Monitor:
+        """Of a new leader: it takes up what the last one wrote down."""
+        return Monitor(self.services.clock, self.services.options, self.services.monitor_file)
 
     def _blank(self) -> Memory:
         rng = self.services.rng

@@ -5,14 +5,17 @@ Owns kind "node". A node that is drained or removed keeps its work until it stan
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Delete, Op, Record, changed
 from lepton_ai.control.ports import NodeAddress
 from lepton_ai.control.transport import NodeTls
+from lepton_ai.scheduler.load import Load
+from lepton_ai.spec.replica import NodeGauges
 
-CHANGING = ("cpu_used_milli", "memory_used_mib", "disk_free_mib", "seen_ms")
+CHANGING = ("cpu_used_milli", "memory_used_mib", "disk_free_mib", "seen_ms", "gauges", "load")
 
 
 def connect(ctx: Context) -> None:
@@ -71,7 +74,12 @@ def _one(ctx: Context, record: Record, ops: list[Op]) -> None:
             forwards=report.forwards,
             machine=report.machine.model_dump(mode="json"),
         )
-        written_ms = ctx.memory.node_written.get(name, -1_000_000)
+        written_ms, load = ctx.memory.node_written.get(name, -1_000_000), ctx.loads.get(name)
+        if load is not None and (status.get("load") or {}).get("mark") != load.mark:
+            status["load"] = shown(load)
+            if load.mark == "overloaded" or (record.status.get("load") or {}).get("mark") == "overloaded":
+                text = f"{load.mark}: {load.s:.2f} of its {load.resource} to plan for, its limit is {load.limit:g}"
+                ctx.event(record, "Load", text, warning=load.mark == "overloaded")
         if ctx.tick_ms - written_ms >= ctx.options.node_status_s * 1000:
             ctx.memory.node_written[name] = ctx.tick_ms
             status.update(
@@ -79,6 +87,8 @@ def _one(ctx: Context, record: Record, ops: list[Op]) -> None:
                 memory_used_mib=report.memory_used_mib,
                 disk_free_mib=report.disk_free_mib,
                 seen_ms=ctx.now_ms,
+                gauges=figures(report.gauges),
+                load=None if load is None else shown(load),
             )
     if status.get("state") != record.status.get("state"):
         warning = status["state"] == "unreachable"
@@ -88,6 +98,30 @@ def _one(ctx: Context, record: Record, ops: list[Op]) -> None:
         ops.append(Delete(record))
     else:
         ops.extend(changed(record, status))
+
+
+def shown(load: Load) -> dict[str, Any]:
+    """A load as it is recorded: shares rounded to four digits."""
+    parts = {
+        part.resource: {"u": round(part.u, 4), "w": round(part.w, 4), "s": round(part.s, 4)} for part in load.parts
+    }
+    return {
+        "u": round(load.u, 4),
+        "w": round(load.w, 4),
+        "s": round(load.s, 4),
+        "limit": load.limit,
+        "mark": load.mark,
+        "resource": load.resource,
+        "network": load.network,
+        "stale": load.stale,
+        "parts": parts,
+    }
+
+
+def figures(gauges: NodeGauges | None) -> dict[str, float]:
+    """What a node measured, without what was not and what cannot be."""
+    known = {} if gauges is None else gauges.model_dump(exclude_none=True)
+    return {name: value for name, value in known.items() if math.isfinite(value) and value >= 0}
 
 
 def _runs_on(record: Record, node: str) -> bool:

@@ -31,3 +31,11 @@ class Options:
     archive_days: float = 14.0  # what stays of removed jobs is kept so long
     archive_count: int = 10_000  # ... and so many of a workspace
     archive_s: float = 60.0  # how often that is looked after
+    monitor_s: float = 5.0  # how often nodes and replicas are sampled, and what is to come is forecast
+    monitor_samples: int = 64  # so many samples of each are kept
+    monitor_known: int = 12  # ... and so many must be known before a forecast counts
+    monitor_stale: int = 3  # a node without a measurement for so many samples is not relied on
+    monitor_save_s: float = 60.0  # how often what was measured is written down for the next leader
+    load_limit: float = 0.85  # a node whose load to plan for is larger is overloaded
+    load_idle: float = 0.3  # ... smaller, idle
+    startup_s: float = 30.0  # of a replica, until enough have started here to know better

@@ -15,6 +15,7 @@ from lepton_ai.node.gauges import traffic
 from lepton_ai.spec.replica import ReplicaGauges
 
 MIB = 1 << 20
+CORES_MILLI = 1000 * (os.cpu_count() or 1)
 TASKS = 64
 """Threads of one replica that are looked at for waiting and disk; and of all of a node at one look, :data:`TASKS_ALL`:
 a look stays cheap however many there are. A replica beyond has no such figures."""
@@ -58,7 +59,8 @@ class Metrics:
             pid, cpu_before_ns, before_ns = self._before.get(uid, (0, 0, 0))
             elapsed_ns = now_ns - before_ns
             same = pid == target.pid and elapsed_ns > 0
-            cpu_milli = max(0, (cpu_ns - cpu_before_ns) * 1000 // elapsed_ns) if same else 0
+            # The time of an ended child comes all at once: no replica used more than there is.
+            cpu_milli = min(CORES_MILLI, max(0, (cpu_ns - cpu_before_ns) * 1000 // elapsed_ns)) if same else 0
             tasks[uid] = _counters(self._proc, pids, min(TASKS, left))
             left = max(0, left - len(tasks[uid]))
             gauges = _gauges(self._tasks.get(uid, {}), tasks[uid], elapsed_ns / 1e9) if same else None

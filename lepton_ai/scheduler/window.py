@@ -95,6 +95,7 @@ class Ring:
         self._newest: int | None = None
         self._shift = 0
         self._make(0)
+        self._grow()
 
     def __len__(self) -> int:
         return len(self._rows)
