@@ -33,6 +33,7 @@ from lepton_ai.control.context import Services
 from lepton_ai.control.leader import Leader
 from lepton_ai.control.loop import Loop
 from lepton_ai.control.mirror import Mirror
+from lepton_ai.control.monitor import Shown
 from lepton_ai.control.nodes import HttpFleet
 from lepton_ai.control.options import Options
 from lepton_ai.control.publish import Publisher
@@ -111,6 +112,7 @@ def _serve(state: folder.State) -> None:
             snapshot=lambda: room(store),
             blob_key=blob_key,
             pace=loop.pace.figures,
+            measures=lambda: loop.monitor.shown if loop.leading else Shown(),
         )
         closing = threading.Event()
         threads = [

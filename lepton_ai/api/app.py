@@ -24,6 +24,7 @@ from lepton_ai.api import (
     jobs,
     lake,
     logs,
+    measures,
     models,
     nodes,
     reservations,
@@ -45,7 +46,7 @@ def app(cell: Cell) -> Starlette:
     router = Router(cell)
     workspace.add(router, cell)
     blobs.add(router, cell)
-    for family in (deployments, jobs, logs, nodes, lake, models, access):
+    for family in (deployments, jobs, logs, nodes, measures, lake, models, access):
         family.add(router)
     for family in (tenants, templates, storage, reservations, ingress, absent):
         family.add(router)

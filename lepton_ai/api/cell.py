@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from lepton_ai.api.parsed import Parsed
 from lepton_ai.api.usage import Usage
 from lepton_ai.blobs.local import LocalBlobs
+from lepton_ai.control.monitor import Shown
 from lepton_ai.scheduler.snapshot import Snapshot
 from lepton_ai.settings import Settings
 from lepton_ai.store import Record, Shelf, Store
@@ -35,7 +36,7 @@ class LiveLog(Protocol):
 @dataclass(frozen=True)
 class Cell:
     """One cell. `leading` says whether this process's loops act; `snapshot` is what the scheduler sees now,
-    `pace` how long the passes of the loops took.
+    `pace` how long the passes of the loops took, `measures` what the monitor saw last (nothing where another leads).
 
     `lake_root` holds a lake a workspace; `blob_key` signs the tickets of agents (see blobs.ticket).
     """
@@ -57,6 +58,7 @@ class Cell:
     snapshot: Callable[[], Snapshot]
     blob_key: bytes
     pace: Callable[[], Mapping[str, float]] = dict
+    measures: Callable[[], Shown] = Shown
 
     @cached_property
     def jobs(self) -> Shelf[dict[str, Any]]:

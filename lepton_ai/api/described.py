@@ -121,6 +121,8 @@ SAID: dict[str, Said] = {
     "GET /x/nodes": Said("The nodes of the cell", many(OBJECT)),
     "POST /x/nodes/{name}/drain": Said("Moves work away, places nothing new", OBJECT),
     "POST /x/nodes/{name}/undrain": Said("Takes work again", OBJECT),
+    "GET /x/top": Said("The workspace's replicas, by what they use", many(OBJECT)),
+    "GET /x/metrics": Said("Nodes, replicas and endpoints, for Prometheus", media=_TEXT),
     "GET /dedicated-node-groups": Said("The cell as a node group", many(SHOWN)),
     f"GET {_GROUP}": Said("The node group", SHOWN),
     f"GET {_GROUP}/nodes": Said("Its nodes", many(SHOWN), query={"idle": _FLAG}),

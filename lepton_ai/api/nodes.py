@@ -35,7 +35,8 @@ def add(router: Router) -> None:
 
 
 def all_nodes(call: Call) -> list[dict[str, Any]]:
-    return view.nodes(call.cell.store.list("node"), call.cell.store.list("replica", but="exited"))
+    store, loads = call.cell.store, call.cell.measures().loads
+    return view.nodes(store.list("node"), store.list("replica", but="exited"), loads)
 
 
 def _schedule(call: Call, takes_work: bool) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def _schedule(call: Call, takes_work: bool) -> dict[str, Any]:
 
     record = retried(change)
     call.note("undrain" if takes_work else "drain", "node", name)
-    return view.nodes([record], call.cell.store.list("replica", but="exited"))[0]
+    return view.nodes([record], call.cell.store.list("replica", but="exited"), call.cell.measures().loads)[0]
 
 
 # -- the public client's

@@ -6,11 +6,13 @@ Pure functions of records. The public client's JSON is `wire`'s.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lepton_ai.api.cell import Cell
+from lepton_ai.control.machines import shown
+from lepton_ai.scheduler.load import Load
 from lepton_ai.spec.container import Owned
 from lepton_ai.spec.replica import Exit
 from lepton_ai.spec.workload import DeploymentSpec, JobSpec, ReleaseSpec, Resources, Template
@@ -152,16 +154,17 @@ def replica(record: Record) -> Json:
     }
 
 
-def nodes(records: Iterable[Record], replicas: Iterable[Record]) -> list[Json]:
-    """Nodes by name, each with what `replicas` (of the whole cell) hold of it."""
+def nodes(records: Iterable[Record], replicas: Iterable[Record], loads: Mapping[str, Load]) -> list[Json]:
+    """Nodes by name, each with what `replicas` (of the whole cell) hold of it, and its load where that is known."""
     held: dict[str, list[Record]] = defaultdict(list)
     for item in replicas:
         if item.status.get("phase") != "exited":
             held[str(item.spec.get("node"))].append(item)
-    return [_node(record, held[record.name]) for record in sorted(records, key=lambda record: record.name)]
+    ordered = sorted(records, key=lambda record: record.name)
+    return [_node(record, held[record.name], loads.get(record.name)) for record in ordered]
 
 
-def _node(record: Record, here: Sequence[Record]) -> Json:
+def _node(record: Record, here: Sequence[Record], load: Load | None) -> Json:
     status = record.status
     capacity = Resources.model_validate(status.get("capacity") or record.spec.get("capacity") or {})
     held = [Resources.model_validate(item.spec.get("replica", {}).get("resources") or {}) for item in here]
@@ -190,6 +193,8 @@ def _node(record: Record, here: Sequence[Record]) -> Json:
         "isolation": str(status.get("isolation") or "none"),
         "machine": status.get("machine") or {},
         "disk_free_mib": int(status.get("disk_free_mib") or 0),
+        "load": None if state == "unreachable" else shown(load) if load is not None else status.get("load"),
+        "gauges": {} if state == "unreachable" else status.get("gauges") or {},
         "address": record.spec.get("address"),
         "port": record.spec.get("port"),
         "boot_id": status.get("boot_id"),

@@ -335,6 +335,7 @@ COMMANDS: tuple[Command, ...] = (
         "lepton call movies '{\"user\": 7}'",
     ),
     Command(("ps",), "Work", "what runs, where, and what it waits for", "work:ps", _ps, "read"),
+    Command(("top",), "Work", "what nodes and replicas use now", "manage:top", _none, "read"),
     Command(("logs",), "Work", "what it printed", "work:logs", _logs, "read", "lepton logs movies -f"),
     Command(("stop",), "Work", "end what runs, keep the rest", "work:stop", _names, "change"),
     Command(("start",), "Work", "run again what was stopped", "work:start", _names, "change"),

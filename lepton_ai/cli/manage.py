@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lepton_ai.cli import render
 from lepton_ai.cli.grammar import Usage
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def nodes(session: Session) -> None:
-    """The nodes: what they have, what of it is promised and used."""
+    """The nodes: what is planned for on each (s = w * u), what of it is promised, and whether that is too much."""
     rows = [render.record(item) for item in session.cloud.nodes()]
     if session.answer(rows):
         return
@@ -23,14 +23,63 @@ def nodes(session: Session) -> None:
         (
             r["name"],
             r["state"],
+            *_load(r),
             f"{r['cpu_placed_milli'] / 1000:g} of {r['cpu_milli'] / 1000:g}",
-            f"{r['memory_placed_mib']} of {r['memory_mib']} MiB",
+            f"{r['memory_placed_mib'] / 1024:.1f} of {r['memory_mib'] / 1024:.1f} GiB",
             r.get("replicas"),
             r.get("reason"),
         )
         for r in rows
     ]
-    session.table(("name", "state", "cores", "memory", "replicas", "why"), shown, "the cell has no nodes")
+    columns = ("name", "state", "u", "w", "s", "limit", "verdict", "cores", "memory", "replicas", "why")
+    session.table(columns, shown, "the cell has no nodes")
+
+
+def top(session: Session) -> None:
+    """What nodes and replicas use now, the busiest first."""
+    rows = [render.record(item) for item in session.cloud.nodes()]
+    copies = session.cloud.top()
+    if session.answer({"nodes": rows, "replicas": copies}):
+        return
+    rows.sort(key=lambda r: -float((r.get("load") or {}).get("s") or 0.0))
+    shown = [
+        (r["name"], *_load(r), f"{r.get('cpu_used_milli', 0) / 1000:.2f} of {r['cpu_milli'] / 1000:g}",
+         *(_percent((r.get("gauges") or {}).get(f"{name}_stall")) for name in ("cpu", "memory", "io")))
+        for r in rows
+    ]  # fmt: skip
+    heads = ("node", "u", "w", "s", "limit", "verdict", "cores", "cpu stall", "memory stall", "io stall")
+    session.table(heads, shown, "the cell has no nodes")
+    if copies:
+        session.print()
+    used = [
+        (c["name"], c["node"], _of(c["cpu_milli"], c["cpu_asked_milli"], 1000, ""),
+         _of(c["memory_mib"], c["memory_asked_mib"], 1, " MiB"), _percent(c["cpu_stall"]),
+         *(None if c[name] is None else f"{render.size(c[name])}/s"
+           for name in ("disk_read_bytes_s", "disk_write_bytes_s", "network_in_bytes_s", "network_out_bytes_s")))
+        for c in copies
+    ]  # fmt: skip
+    columns = ("replica", "node", "cores", "memory", "stall", "read", "written", "received", "sent")
+    session.table(columns, used, "nothing runs here")
+
+
+def _load(node: dict[str, Any]) -> tuple[str | None, ...]:
+    """u, w, s, limit and the verdict; nothing where nothing is known."""
+    load = node.get("load")
+    if not load:
+        return (None,) * 5
+    mark = "not measured" if load["stale"] else f"{load['mark']}: {load['resource']}"
+    return (*(f"{load[key]:.2f}" for key in ("u", "w", "s", "limit")), mark if load["mark"] != "idle" else "idle")
+
+
+def _of(used: float | None, asked: float | None, unit: float, name: str) -> str | None:
+    """`0.25 of 0.5`; without what was asked where nothing was."""
+    if used is None:
+        return None
+    return f"{used / unit:.4g}" + (f" of {asked / unit:g}" if asked else "") + name
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.0%}"
 
 
 def drain(session: Session) -> None:

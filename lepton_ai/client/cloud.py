@@ -333,6 +333,11 @@ class Cloud(Admin):
     def nodes(self) -> list[Node]:
         return [Node.of(item) for item in self._http.get("/x/nodes")]
 
+    def top(self) -> list[dict[str, Any]]:
+        """The replicas of the workspace by what they use, the busiest first."""
+        found: list[dict[str, Any]] = self._http.get("/x/top")
+        return found
+
     def drain(self, name: str) -> Node:
         """Moves work off a node and places nothing new there."""
         return Node.of(self._http.send("POST", f"/x/nodes/{part(name)}/drain", again=True))

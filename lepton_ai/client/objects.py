@@ -174,7 +174,11 @@ class Replica(Value):
 
 @dataclass(frozen=True, kw_only=True)
 class Node(Value):
-    """A node: what it has, what of it is promised (placed) and what is measured (used)."""
+    """A node: what it has, what of it is promised (placed) and what is measured (used).
+
+    `load` holds u, w, s = w * u, limit, mark and the same of each resource (`parts`); None while nothing is known.
+    `gauges` is what its machine does: pressure, disk, network, GPUs.
+    """
 
     kind: str = "node"
     name: str = ""
@@ -191,6 +195,8 @@ class Node(Value):
     accelerator_milli: int = 0
     accelerator_type: str | None = None
     disk_free_mib: int = 0
+    load: dict[str, Any] | None = None
+    gauges: dict[str, Any] = field(default_factory=dict)
     address: str | None = None
     port: int | None = None
     boot_id: str | None = None

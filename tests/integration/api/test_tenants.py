@@ -78,6 +78,8 @@ ROUTES: dict[str, tuple[str, Any]] = {
     "GET /jobs/{owner}/replicas/{name}/log": (NONE, None),
     "GET /deployments/{owner}/replicas/{name}/log": (NONE, None),
     "GET /x/nodes": (OPEN, None),
+    "GET /x/top": (EMPTY, None),
+    "GET /x/metrics": (OPEN, None),
     "POST /x/nodes/{name}/drain": (CELL, None),
     "POST /x/nodes/{name}/undrain": (CELL, None),
     "GET /dedicated-node-groups": (OPEN, None),

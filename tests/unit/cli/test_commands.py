@@ -22,7 +22,25 @@ NODE = {
     "cpu_placed_milli": 500,
     "memory_mib": 4096,
     "memory_placed_mib": 512,
+    "cpu_used_milli": 730,
+    "load": {
+        "u": 0.365,
+        "w": 2.5,
+        "s": 0.9125,
+        "limit": 0.85,
+        "mark": "overloaded",
+        "resource": "cpu",
+        "network": True,
+        "stale": False,
+        "parts": {"cpu": {"u": 0.365, "w": 2.5, "s": 0.9125}},
+    },
+    "gauges": {"cpu_stall": 0.25, "io_stall": 0.0},
 }
+COPY = {
+    "name": "movies-1-a", "owner": "movies", "owner_kind": "deployment", "node": "node-1", "phase": "ready",
+    "cpu_milli": 730, "cpu_asked_milli": 500, "memory_mib": 300, "memory_asked_mib": 512, "cpu_stall": 0.5,
+    "disk_read_bytes_s": 0, "disk_write_bytes_s": 2048, "network_in_bytes_s": None, "network_out_bytes_s": None,
+}  # fmt: skip
 ANSWERS: dict[str, Any] = {
     "plan": {
         "summary": "new deployment movies, 2 replicas",
@@ -44,6 +62,7 @@ ANSWERS: dict[str, Any] = {
     "table": {"name": "ratings", "version": 1, "columns": [{"name": "user", "type": "int64"}]},
     "history": [{"version": 1, "operation": "write", "rows": 5}],
     "nodes": [NODE],
+    "top": [COPY],
     "models": [{"model": "movies", "number": 1, "kind": "recommender", "metrics": {"recall@10": 0.2415}}],
     "model": {"model": "movies", "number": 1},
     "tokens": [{"name": "ci", "role": "viewer", "masked": "lta_ab…"}],
@@ -289,7 +308,9 @@ def test_what_waits_says_for_what(cell: FakeCloud, capsys: pytest.CaptureFixture
         ("table ls", "ratings        1  100000  2.0 KiB"),
         ("table show ratings", "user    int64"),
         ("table history ratings", "ratings@1"),
-        ("node ls", "0.5 of 2"),
+        ("node ls", "node-1  ready  0.36  2.50  0.91  0.85   overloaded: cpu  0.5 of 2  0.5 of 4.0 GiB"),
+        ("top", "node-1  0.36  2.50  0.91  0.85   overloaded: cpu  0.73 of 2  25%  "),
+        ("top", "movies-1-a  node-1  0.73 of 0.5  300 of 512 MiB  50%    0 B/s  2.0 KiB/s  "),
         ("model ls", "recall@10 0.2415"),
         ("model show movies@1", "movies"),
         ("token ls", "lta_ab…"),
