@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from sim.clock import FakeClock
@@ -88,6 +89,7 @@ class Control:
         notes: Notes,
         options: Options,
         seed: int,
+        monitor_file: Path | None = None,
     ) -> None:
         Control.count += 1
         self.name = f"control-{Control.count}"
@@ -111,6 +113,7 @@ class Control:
             blob_url=lambda digest: (f"http://cell/{digest}", {}),
             unseal=unseal,
             events=notes,
+            monitor_file=monitor_file,
         )
         self.loop = Loop(services, self.leader, store)
         self._woken = True

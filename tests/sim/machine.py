@@ -7,6 +7,7 @@ ready after `start` ms, ends with code 3 500 ms after its start, is never health
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sim.clock import FakeClock
 
@@ -122,6 +123,20 @@ class Machine:
         self.refuses = ""
         self.forwards = False
         self.refused: dict[str, str] = {}
+        self.said: dict[str, Any] = {}
+        self.uses: dict[str, tuple[int, int]] = {}
+
+    # -- what it measures
+
+    def says(self, **fields: Any) -> None:
+        """From now on its report has these fields, whatever is so: `cpu_used_milli=3500`, `gauges=…`."""
+        self.said.update(fields)
+        self.version += 1
+
+    def works(self, uid: str, cpu_milli: int, memory_mib: int = 0) -> None:
+        """From now on that copy uses so much; the node's own use is the sum of its copies'."""
+        self.uses[uid] = cpu_milli, memory_mib
+        self.version += 1
 
     # -- the agent's verbs
 
@@ -166,7 +181,8 @@ class Machine:
     def report(self) -> NodeReport:
         if self._report is None or self._report[0] != self.version:
             copies = tuple(self._say(copy) for copy in self.copies.values())
-            report = NodeReport.model_construct(
+            uses = [self.uses.get(copy.spec.uid, (0, 0)) for copy in self.copies.values() if copy.lives]
+            values: dict[str, Any] = dict(
                 node=self.name,
                 boot_id=f"boot-{self.name}",
                 agent_uid=f"agent-{self.name}-{self._starts}",
@@ -174,15 +190,15 @@ class Machine:
                 time_ms=self._clock.now_ms(),
                 address=self.address,
                 capacity=self.capacity,
-                cpu_used_milli=0,
-                memory_used_mib=0,
+                cpu_used_milli=sum(cpu for cpu, _ in uses),
+                memory_used_mib=sum(memory for _, memory in uses),
                 disk_free_mib=1000,
                 epoch=self.epoch,
                 forwards=self.forwards,
                 machine=Spec(id=self.identity),
                 replicas=copies,
             )
-            self._report = (self.version, report)
+            self._report = (self.version, NodeReport.model_construct(**{**values, **self.said}))
         return self._report[1]
 
     # -- what happens to it
@@ -331,7 +347,7 @@ class Machine:
             inner_address=f"10.0.0.{copy.pid}" if self.forwards and copy.pid and not ended else None,
             ports=copy.ports,
             image="" if copy.spec.image is None else "advisory",
-            cpu_milli=0,
-            memory_mib=0,
+            cpu_milli=0 if ended else self.uses.get(copy.spec.uid, (0, 0))[0],
+            memory_mib=0 if ended else self.uses.get(copy.spec.uid, (0, 0))[1],
             last_log=copy.program.log if ended or not copy.ready_ms else "",
         )

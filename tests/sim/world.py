@@ -61,6 +61,7 @@ class World:
         self.person = Person(self.store)
         self.notes = Notes()
         self.controls: list[Control] = []
+        self.monitor_file = folder / "monitor"
         self.start_control()
         self.watched, self.expects_errors = True, False
         self.lowest: dict[str, int] = {}
@@ -112,7 +113,9 @@ class World:
 
     def start_control(self) -> Control:
         self.seed += 1
-        control = Control(self.store, self.clock, self.network, self.gateway, self.notes, self.options, self.seed)
+        control = Control(
+            self.store, self.clock, self.network, self.gateway, self.notes, self.options, self.seed, self.monitor_file
+        )
         self.controls.append(control)
         return control
 
