@@ -5,7 +5,6 @@ Owns kind "node". A node that is drained or removed keeps its work until it stan
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from lepton_ai.control.context import Context
@@ -15,6 +14,8 @@ from lepton_ai.control.transport import NodeTls
 from lepton_ai.scheduler.load import Load
 from lepton_ai.spec.replica import NodeGauges
 
+AMOUNTS = ("cpu_used_milli", "memory_used_mib", "disk_free_mib")
+AMOUNT_MOST = 1e15
 CHANGING = ("cpu_used_milli", "memory_used_mib", "disk_free_mib", "seen_ms", "gauges", "load")
 
 
@@ -83,9 +84,7 @@ def _one(ctx: Context, record: Record, ops: list[Op]) -> None:
         if ctx.tick_ms - written_ms >= ctx.options.node_status_s * 1000:
             ctx.memory.node_written[name] = ctx.tick_ms
             status.update(
-                cpu_used_milli=report.cpu_used_milli,
-                memory_used_mib=report.memory_used_mib,
-                disk_free_mib=report.disk_free_mib,
+                {field: value for field in AMOUNTS if amount(value := getattr(report, field))},
                 seen_ms=ctx.now_ms,
                 gauges=figures(report.gauges),
                 load=None if load is None else shown(load),
@@ -121,7 +120,12 @@ def shown(load: Load) -> dict[str, Any]:
 def figures(gauges: NodeGauges | None) -> dict[str, float]:
     """What a node measured, without what was not and what cannot be."""
     known = {} if gauges is None else gauges.model_dump(exclude_none=True)
-    return {name: value for name, value in known.items() if math.isfinite(value) and value >= 0}
+    return {name: value for name, value in known.items() if amount(value)}
+
+
+def amount(value: object) -> bool:
+    """Whether it can be a measured amount: what cannot be is not recorded."""
+    return isinstance(value, int | float) and 0 <= value <= AMOUNT_MOST
 
 
 def _runs_on(record: Record, node: str) -> bool:

@@ -134,7 +134,7 @@ class Monitor:
         self.work.add(ctx.tick_ms, uids, used)
         self._learn_startups(reports)
         names = tuple(sorted(ctx.nodes))
-        self._complete = not np.isnan(self.nodes.last(sorted(reports), 1)[:, 0]).any()
+        self._complete = ctx.all_settled and not np.isnan(self.nodes.last(sorted(reports), 1)[:, 0]).any()
         self.loads = {one.name: one for one in self._loads(ctx, names)}
         self._marks = {name: one.mark for name, one in self.loads.items()}
         self._show(ctx, reports)

@@ -94,7 +94,7 @@ def load(
     Raises Invalid when the shapes or the bounds do not fit together.
     """
     shape = (len(names), len(resources))
-    if not 0 < idle + BAND <= limit - BAND:
+    if idle < 0 or idle + BAND > limit - BAND:
         raise Invalid(f"idle {idle:g} and limit {limit:g} leave no room between", hint="set idle below limit - 0.1")
     share, ahead = _shares(used, shape, "used"), _shares(upper, shape, "upper")
     unknown = np.isnan(share).all(axis=1)
