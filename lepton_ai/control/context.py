@@ -78,6 +78,9 @@ class Memory:
     since: dict[tuple[str, str], tuple[object, int]] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     swept_ms: int | None = None
+    rebalanced_ms: int | None = None
+    moves: list[int] | None = None
+    moving: set[str] | None = None
     turn: int = 0
 
 
@@ -100,6 +103,8 @@ class Context:
         self.all_settled = False
         self.measured = services.publisher.stats()
         self.loads: Mapping[str, Load] = {}
+        self.per_node: dict[str, int | None] = {}
+        self.unmoved: dict[str, str] = {}
         self.writes = 0
 
     # -- nodes

@@ -6,11 +6,11 @@ exchange of one for another, is `rollout`; single copies are `replicas`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lepton_ai.control import demand as demands
-from lepton_ai.control import replicas, rollout
+from lepton_ai.control import rebalance, replicas, rollout
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Delete, Op, Record, Update, changed
 from lepton_ai.control.rollout import Fleet, Wanted
@@ -72,6 +72,7 @@ def _one(ctx: Context, record: Record) -> None:
         return
     spec = ctx.mirror.parse(record, DeploymentSpec)
     wanted = scale(spec, demands.demand(ctx, record, spec), ctx.usable(spec.template.nodes))
+    ctx.per_node[record.uid] = wanted.per_node
     progress = rollout.progress(ctx, record, spec, copies)
     fleet = Fleet.of(ctx, copies, progress.release, wanted)
     case = Case(ctx, record, Wanted(wanted, spec, progress), fleet, copies)
@@ -80,6 +81,8 @@ def _one(ctx: Context, record: Record) -> None:
     status = _status(case)
     _note(ctx, record, status)
     ctx.write_each([*ends.values(), *starts, *changed(record, status), *_trim(case)])
+    for update in ends.values():
+        rebalance.note(ctx, record, update.record)
 
 
 def _rests(ctx: Context, record: Record, copies: list[Record]) -> bool:
@@ -118,21 +121,30 @@ def _starts(case: Case, ends: dict[str, Update]) -> list[Op]:
     group = f"{record.uid}#{progress.release}"
     count = min(missing, ctx.options.max_new_per_pass)
     requests = [Request.of(str(index), template, group, case.scale.per_node) for index in range(count)]
+    moving = rebalance.due(ctx, fleet.leaving)[:count]
+    for index, (_, to) in enumerate(moving):  # the first of them go where others want to move, or nowhere
+        requests[index] = replace(requests[index], nodes=frozenset({to}))
     snapshot = ctx.snapshot({group: fleet.nodes})
     plan = place(snapshot, requests)
     ops: list[Op] = []
-    for placement in plan:
-        if placement.node is None:
-            break
-        ops.append(replicas.creation(ctx, record, template, placement.node, _values(case, placement)))
-    case.unplaced = [placement for placement in plan if placement.node is None]
+    for index, placement in enumerate(plan):
+        before = moving[index][0] if index < len(moving) else None
+        if placement.node is not None:
+            values = _values(case, placement, before)
+            ops.append(replicas.creation(ctx, record, template, placement.node, values))
+        elif before is not None:
+            ctx.unmoved[before.uid] = placement.reason
+        else:
+            case.unplaced.append(placement)
     if case.unplaced and not ops and not ends:
         ends.update(rollout.yields(ctx, fleet, case.wanted, snapshot, requests[0]))
     return ops
 
 
-def _values(case: Case, placement: Placement) -> dict[str, Any]:
+def _values(case: Case, placement: Placement, before: Record | None) -> dict[str, Any]:
     values: dict[str, Any] = {"release": case.progress.release, "why": placement.reason}
+    if before is not None:
+        values.update(moved=rebalance.origin(before, case.ctx.now_ms), why=rebalance.why(before))
     if case.spec.pod:  # no gateway routes to it: what it listens on are the ports that it exposes
         values.update(pod=True, order={"port": None, "needs_port": False})
     return values

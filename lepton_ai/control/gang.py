@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_ai.control import rendezvous, replicas
+from lepton_ai.control import rebalance, rendezvous, replicas
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Op, Record
 from lepton_ai.scheduler.place import Placement, place
@@ -55,13 +55,17 @@ def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], q
     first = not any(worker.attempts for worker in workers)
     if first and queue.ahead:
         return Starts(reason=f"waits behind job {queue.ahead}")
+    if any(_leaves(ctx, worker) for worker in idle):  # what it writes down at its end is what it begins with
+        return Starts(reason="a worker moves to another node: it starts there when it has stopped here")
     due = [worker for worker in idle if ctx.memory.crash.wait_ms(f"{record.uid}/0/{worker.index}", ctx.tick_ms) <= 0]
     if not due or (first and len(due) < len(idle)):
         return Starts(reason="a worker failed; the next try starts after a pause", paused=True)
     before = rendezvous.last(ctx, record) if spec.rendezvous else None
     requests = [
         Request.of(
-            str(worker.index), spec.template, prefer=before[0] if before is not None and worker.index == 0 else ""
+            str(worker.index),
+            spec.template,
+            prefer=before[0] if before is not None and worker.index == 0 else _destination(worker),
         )
         for worker in due
     ]
@@ -108,6 +112,20 @@ def _within(request: Request, names: frozenset[str]) -> Request | None:
     return replace(request, nodes=nodes) if nodes else None
 
 
+def _leaves(ctx: Context, worker: Worker) -> bool:
+    """Whether the worker is on a move and may still run where it was."""
+    return any(
+        rebalance.move_of(copy) and copy.status.get("phase") != "exited" and not replicas.missing(ctx, copy)
+        for copy in worker.attempts
+    )
+
+
+def _destination(worker: Worker) -> str:
+    """Where the worker was on its way to when it was stopped; "" when it was on no move."""
+    move = rebalance.move_of(worker.attempts[-1]) if worker.attempts else None
+    return str(move["to"]) if move else ""
+
+
 def _creation(ctx: Context, record: Record, spec: JobSpec, worker: Worker, node: str, values: dict[str, Any]) -> Op:
     template, again = spec.template, values.pop("again")
     attempts = [int(copy.spec.get("attempt", 0)) for copy in ctx.mirror.owned("replica", record.uid)]
@@ -121,6 +139,9 @@ def _creation(ctx: Context, record: Record, spec: JobSpec, worker: Worker, node:
         order.update(needs_port=True, prefer_port=again, own=own)
     if spec.rendezvous:
         values["rendezvous"] = True
+    if _destination(worker):
+        last = worker.attempts[-1]
+        values.update(moved=rebalance.origin(last, ctx.now_ms), why=rebalance.why(last))
     values.update(worker=worker.index, attempt=1 + max(attempts, default=-1), order=order)
     return replicas.creation(ctx, record, template, node, values)
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 
-from lepton_ai.control import archives, deployments, jobs, machines, orders, replicas, routes
+from lepton_ai.control import archives, deployments, jobs, machines, orders, rebalance, replicas, routes
 from lepton_ai.control.backoff import Backoff
 from lepton_ai.control.context import Context, Memory, Services
 from lepton_ai.control.leader import Leader
@@ -65,8 +65,10 @@ class Loop:
             machines.reconcile(ctx)
             replicas.reconcile(ctx)
             self.monitor.look(ctx)
+            rebalance.reserve(ctx)
             deployments.reconcile(ctx)
             jobs.reconcile(ctx)
+            rebalance.reconcile(ctx, self.monitor.work)
             routes.offer(ctx)
             orders.order(ctx)
             archives.sweep(ctx)

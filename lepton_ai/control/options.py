@@ -39,3 +39,6 @@ class Options:
     load_limit: float = 0.85  # a node whose load to plan for is larger is overloaded
     load_idle: float = 0.3  # ... smaller, idle
     startup_s: float = 30.0  # of a replica, until enough have started here to know better
+    rebalance_s: float = 30.0  # how often overloaded nodes may give work away; 0: never
+    rebalance_patience_s: float = 30.0  # ... once they have been overloaded for so long
+    move_s: float = 60.0  # a move whose destination is not ready in this time (or its own startup deadline) is given up

@@ -15,6 +15,7 @@ from typing import Any
 from lepton_ai.control import replicas
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Record, Update
+from lepton_ai.control.rebalance import move_of
 from lepton_ai.scheduler.place import place
 from lepton_ai.scheduler.scale import Scale
 from lepton_ai.scheduler.snapshot import Request, Snapshot
@@ -86,7 +87,7 @@ class Fleet:
                 fleet.lost.append(copy)
             elif int(copy.spec.get("release", 0)) != release:
                 fleet.old.append(copy)
-            elif str(copy.spec["node"]) in ctx.leaving:
+            elif str(copy.spec["node"]) in ctx.leaving or move_of(copy):
                 fleet.leaving.append(copy)
             else:
                 fleet.staying.append(copy)
@@ -257,7 +258,8 @@ def _shrink(ctx: Context, fleet: Fleet, count: int, good: list[Record], found: d
 def _why(copy: Record, wanted: Wanted) -> str:
     if int(copy.spec.get("release", 0)) != wanted.progress.release:
         return f"release {wanted.progress.release} replaces it"
-    return "it moves to another node"
+    move = move_of(copy)
+    return f"it moves to {move['to']}" if move else "it moves to another node"
 
 
 def _is_up(ctx: Context, spec: DeploymentSpec, copies: list[Record]) -> bool:

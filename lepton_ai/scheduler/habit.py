@@ -33,10 +33,11 @@ class Habit:
     known: NDArray[np.bool_]
 
 
-def habit(history: ArrayLike) -> Habit:
+def habit(history: ArrayLike, *, kept: float = KEPT_MEAN) -> Habit:
     """The habit of every series of `history`: (series, samples), newest last; no amount (NaN, negative) is a gap.
 
-    `spread` is a standard deviation. Raises Invalid for an array of another form.
+    `spread` is a standard deviation. `kept`: another share than :data:`KEPT_MEAN`, where samples come faster than a
+    habit changes. Raises Invalid for an array of another form.
     """
     found = np.array(history, dtype=np.float64)
     if found.ndim != 2:
@@ -45,9 +46,9 @@ def habit(history: ArrayLike) -> Habit:
     found[~there] = 0.0
     age = np.arange(found.shape[1], dtype=np.float64)[::-1]
     known = there.sum(axis=1) >= LEAST
-    mean = _weighted(found, there, np.power(KEPT_MEAN, age))
-    slow = _weighted(found, there, np.power(KEPT_SPREAD, age))
-    square = _weighted(found * found, there, np.power(KEPT_SPREAD, age))
+    mean = _weighted(found, there, np.power(kept, age))
+    slow = _weighted(found, there, np.power(max(kept, KEPT_SPREAD), age))
+    square = _weighted(found * found, there, np.power(max(kept, KEPT_SPREAD), age))
     variance = np.maximum(square - slow * slow, 0.0)
     shared = float(variance[known].mean()) if known.any() else 0.0
     mixed = np.where(known, (1 - SPREAD_SHARED) * variance + SPREAD_SHARED * shared, 0.0)

@@ -195,7 +195,7 @@ class _State:
             return "not measured"
         if work.moved_s is not None and work.moved_s < self.rules.pause_s:
             return f"moved less than {self.rules.pause_s / 60:g} min ago"
-        return "wait for another of theirs that moves" if work.owner in moving else ""
+        return "another of their owner's moves" if work.owner in moving else ""
 
     def _read_loads(self) -> None:
         """Habit of the work plus what is measured beside it (a node's own processes, a stranger's)."""
@@ -230,7 +230,7 @@ class _State:
         free = here[self._free[here]]
         if not len(free):
             why = Counter(self._held[row] for row in here.tolist())
-            told = ", ".join(f"{count} {text}" for text, count in sorted(why.items()))
+            told = "; ".join(f"{text}: {count}" for text, count in sorted(why.items()))
             return "nothing on it may move" + (f" ({told})" if told else "")
         share = (self._mean[free] / self._capacity[source]).max(axis=1)
         free = free[np.argsort(-share, kind="stable")[: self.rules.victims]]
@@ -251,7 +251,7 @@ class _State:
         gain = np.where(fits[rows, node], fall - rise[rows, node], -np.inf)
         first = int(np.argmax(gain / cost))
         if gain[first] < self.rules.least * cost[first]:
-            return f"the best move gains {max(0.0, gain[first]):.4f}, less than {self.rules.least * cost[first]:g}"
+            return f"no move would gain enough (less than {self.rules.least:g} of risk)"
         return int(free[first]), int(node[first]), float(gain[first])
 
     def take(self, row: int, node: int, gain: float) -> Move:
@@ -264,7 +264,7 @@ class _State:
         self._at[row], self._free[row], self._held[row] = node, False, "on their way"
         for other, item in enumerate(self._works):
             if work.owner and item.owner == work.owner and self._free[other]:
-                self._free[other], self._held[other] = False, "wait for another of theirs that moves"
+                self._free[other], self._held[other] = False, "another of their owner's moves"
         self._reserve(work.request, node)
         after, load = self._upper(), self._loads[source]
         assert load is not None
