@@ -35,13 +35,13 @@ def add(router: Router) -> None:
 
 
 def _top(call: Call) -> list[Json]:
-    shown, hidden = call.cell.measures(), sight.hidden_names(call.cell, call.principal)
+    said_of, hidden = call.cell.measures().replicas(), sight.hidden_names(call.cell, call.principal)
     found = []
     for record in call.cell.store.list("replica", workspace=call.ws, but="exited"):
         kind, owner = _owner(record)
         if (kind, owner) in hidden:
             continue
-        node, said = shown.replicas.get(record.uid, (str(record.spec.get("node") or ""), None))
+        node, said = said_of.get(record.uid, (str(record.spec.get("node") or ""), None))
         asked = (record.spec.get("replica") or {}).get("resources") or {}
         found.append(
             {
@@ -165,9 +165,10 @@ def _replicas(call: Call, shown: Shown, ws: str | None, hidden: frozenset[tuple[
         (dict(zip(labels, key, strict=True)), float(count)) for key, count in sorted(counts.items())
     ]
     yield from _family("lepton_replicas", "gauge", "Replicas that have not ended, by phase.", values)
+    said_of = shown.replicas()
     metrics: dict[str, list[tuple[Mapping[str, str], float | None]]] = defaultdict(list)
     for record in records:
-        node, said = shown.replicas.get(record.uid, ("", None))
+        node, said = said_of.get(record.uid, ("", None))
         if said is None:
             continue
         kind, owner = _owner(record)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ai.spec.replica import NodeGauges, NodeReport, ReplicaReport
+from lepton_ai.spec.replica import NodeGauges, NodeReport
 
 RESOURCES = ("cpu", "memory", "io", "gpu")
 """`io` is the share of time in which all that could run waited for a disk; `gpu` the larger of use and memory."""
@@ -79,13 +79,15 @@ def measured(reports: Mapping[str, NodeReport]) -> Measured:
 
 def work(reports: Mapping[str, NodeReport]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """The uids of all replicas that run, and what each uses, in :data:`WORK`; NaN where that cannot be."""
-    found = {
-        copy.uid: (_amount(copy.cpu_milli, CPU_MOST_MILLI) / 1000, _amount(copy.memory_mib, MEMORY_MOST_MIB) / 1024)
-        for report in reports.values()
-        for copy in report.replicas
-        if _runs(copy)
-    }
-    return tuple(found), np.array(list(found.values()), dtype=np.float64).reshape(-1, len(WORK))
+    running = [copy for report in reports.values() for copy in report.replicas if copy.pid is not None]
+    said = [(copy.cpu_milli, copy.memory_mib) for copy in running]
+    try:
+        used = np.array(said, dtype=np.float64).reshape(-1, len(WORK))
+    except (TypeError, ValueError, OverflowError):  # one of them is no number
+        used = np.array([[_said(value) for value in pair] for pair in said]).reshape(-1, len(WORK))
+    with np.errstate(invalid="ignore"):
+        used[~((used >= 0) & (used <= (CPU_MOST_MILLI, MEMORY_MOST_MIB)))] = np.nan
+    return tuple(copy.uid for copy in running), used / (1000, 1024)
 
 
 def _share(
@@ -143,12 +145,3 @@ def _lies(raw: NDArray[np.float64]) -> NDArray[np.bool_]:
     with np.errstate(invalid="ignore"):
         found: NDArray[np.bool_] = (raw < 0) | (raw > most * SLACK)
     return found
-
-
-def _amount(value: float, most: float) -> float:
-    said = _said(value)
-    return said if 0 <= said <= most else math.nan
-
-
-def _runs(copy: ReplicaReport) -> bool:
-    return copy.phase != "exited" and copy.pid is not None

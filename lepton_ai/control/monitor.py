@@ -22,11 +22,11 @@ from lepton_ai.control.clock import Clock
 from lepton_ai.control.context import Context
 from lepton_ai.control.measured import RESOURCES, WORK, measured, work
 from lepton_ai.control.options import Options
-from lepton_ai.errors import LeptonError
+from lepton_ai.errors import LeptonError, StaleEpoch
 from lepton_ai.scheduler.forecast import HISTORY, Forecaster
 from lepton_ai.scheduler.load import FLOOR, Load, Mark, load
 from lepton_ai.scheduler.window import Ring
-from lepton_ai.spec.replica import NodeGauges, NodeReport, ReplicaReport
+from lepton_ai.spec.replica import NodeReport, ReplicaReport
 from lepton_ai.spec.route import RouteStats
 
 HORIZONS = (1, 5, 15)
@@ -45,16 +45,19 @@ _log = logging.getLogger(__name__)
 class Shown:
     """What the monitor saw last, for people and programs that ask. `measured_ms` is UTC, 0 before the first look.
 
-    `replicas`: by uid, the node and what it said; `endpoints`: by (workspace, name), what the gateway counted and
-    the requests a second since the look before.
+    `reports`: what connected nodes said; `endpoints`: by (workspace, name), what the gateway counted and the requests
+    a second since the look before.
     """
 
     measured_ms: int = 0
     loads: Mapping[str, Load] = field(default_factory=dict)
-    gauges: Mapping[str, NodeGauges] = field(default_factory=dict)
-    replicas: Mapping[str, tuple[str, ReplicaReport]] = field(default_factory=dict)
+    reports: Mapping[str, NodeReport] = field(default_factory=dict)
     endpoints: Mapping[tuple[str, str], tuple[RouteStats, float]] = field(default_factory=dict)
     startup_s: float = 0.0
+
+    def replicas(self) -> dict[str, tuple[str, ReplicaReport]]:
+        """By uid, the node and what it says of the replica."""
+        return {copy.uid: (name, copy) for name, report in self.reports.items() for copy in report.replicas}
 
 
 class Monitor:
@@ -89,7 +92,12 @@ class Monitor:
             self._restore()
         if self._looked_ms is None or ctx.tick_ms - self._looked_ms >= self._due_ms():
             self._looked_ms = ctx.tick_ms
-            self._look(ctx)
+            try:
+                self._look(ctx)
+            except StaleEpoch:
+                raise
+            except Exception:  # noqa: BLE001 - whatever measuring met, a pass places by what was known before
+                _log.exception("measuring")
         ctx.loads = self.loads
         if ctx.tick_ms - self._saved_ms >= self._options.monitor_save_s * 1000:
             self._saved_ms = ctx.tick_ms
@@ -169,8 +177,7 @@ class Monitor:
         if not wanted.any():
             return upper, network
         if self._forecaster is None:
-            self._forecaster = Forecaster(horizons=HORIZONS)
-            self._forecaster.restore(self._learned)
+            self._forecaster = self._begin()
         rows, columns = np.nonzero(wanted)
         keys = [
             f"{names[row]}/{RESOURCES[column]}" for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
@@ -181,6 +188,15 @@ class Monitor:
         at = self._horizon(ahead.horizons)
         upper[rows, columns], network[rows, columns] = ahead.upper[:, at], ahead.network
         return upper, network
+
+    def _begin(self) -> Forecaster:
+        try:
+            forecaster = Forecaster(network=self._options.monitor_network, horizons=HORIZONS)
+        except (LeptonError, OSError) as error:
+            _log.warning("the network cannot be used, forecasts are robust-naive: %s", error)
+            forecaster = Forecaster(network=False, horizons=HORIZONS)
+        forecaster.restore(self._learned)
+        return forecaster
 
     def _horizon(self, horizons: tuple[int, ...]) -> int:
         """The index of the first horizon that is not shorter than a replica's start."""
@@ -200,15 +216,13 @@ class Monitor:
         return old
 
     def _learn_startups(self, reports: Mapping[str, NodeReport]) -> None:
-        seen = set()
-        for report in reports.values():
-            for copy in report.replicas:
-                if copy.ready_ms and copy.started_ms:
-                    seen.add(copy.uid)
-                    took_s = (copy.ready_ms - copy.started_ms) / 1000
-                    if copy.uid not in self._ready and 0 < took_s < STARTUP_MOST_S:
-                        self._startups.append(took_s)
-        self._ready = seen
+        known, copies = self._ready, [copy for report in reports.values() for copy in report.replicas if copy.ready_ms]
+        for copy in copies:
+            if copy.uid not in known:
+                took_s = (copy.ready_ms - copy.started_ms) / 1000
+                if copy.started_ms and 0 < took_s < STARTUP_MOST_S:
+                    self._startups.append(took_s)
+        self._ready = {copy.uid for copy in copies}
 
     def _tell(self, ctx: Context, lies: Mapping[str, tuple[str, ...]]) -> None:
         """Say once what a node says that cannot be."""
@@ -235,8 +249,7 @@ class Monitor:
         self.shown = Shown(
             measured_ms=ctx.now_ms,
             loads=self.loads,
-            gauges={name: report.gauges for name, report in reports.items() if report.gauges is not None},
-            replicas={copy.uid: (name, copy) for name, report in reports.items() for copy in report.replicas},
+            reports=reports,
             endpoints=endpoints,
             startup_s=self.startup_s,
         )

@@ -35,6 +35,7 @@ class Options:
     monitor_samples: int = 64  # so many samples of each are kept
     monitor_known: int = 12  # ... and so many must be known before a forecast counts
     monitor_stale: int = 3  # a node without a measurement for so many samples is not relied on
+    monitor_network: bool = True  # False: forecasts are robust-naive alone
     monitor_save_s: float = 60.0  # how often what was measured is written down for the next leader
     load_limit: float = 0.85  # a node whose load to plan for is larger is overloaded
     load_idle: float = 0.3  # ... smaller, idle

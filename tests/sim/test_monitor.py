@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import random
@@ -16,7 +17,8 @@ from lepton_ai.scheduler.load import Load
 from lepton_ai.spec.replica import NodeGauges
 
 Cell = Callable[..., World]
-FAST = Options(monitor_s=1.0, monitor_save_s=10.0)
+FAST = Options(monitor_s=1.0, monitor_save_s=10.0, monitor_network=False)
+LEARNING = dataclasses.replace(FAST, monitor_network=True)
 
 
 def load(world: World, name: str = "node-1") -> Load:
@@ -91,6 +93,17 @@ def test_what_nodes_say_is_recorded_and_a_pass_plans_with_it(cell: Cell) -> None
     snapshot = planned(world)
     assert dict(zip(snapshot.names, snapshot.planned.tolist(), strict=True))["node-1"] == pytest.approx(0.9, abs=0.01)
     assert snapshot.limits.tolist() == [FAST.load_limit] * 3
+
+
+def test_with_the_network_a_load_is_finite_and_grows_with_what_grows(cell: Cell) -> None:
+    world = cell(options=LEARNING)
+    world.run(2)
+    for share in (*[0.2] * 20, *(0.2 + step / 100 for step in range(50))):
+        uses(world, share)
+        world.run(1)
+        assert 0.01 <= load(world).s <= 4.0
+    assert load(world).s >= 0.6
+    assert load(world).mark in ("normal", "overloaded")
 
 
 def planned(world: World) -> Any:
@@ -215,8 +228,9 @@ def restarted(world: World, away_s: float = 2.0) -> Any:
     return measured(world)
 
 
-def test_a_restart_does_not_forget(cell: Cell) -> None:
-    world = cell(options=FAST)
+@pytest.mark.parametrize("options", [FAST, LEARNING], ids=["naive", "network"])
+def test_a_restart_does_not_forget(cell: Cell, options: Options) -> None:
+    world = cell(options=options)
     noise(world, 50, mean=0.4)
     world.person.deploy("movies", "start=4000", replicas={"min": 6, "max": 6})
     noise(world, 15, mean=0.4)
@@ -284,7 +298,7 @@ def test_replicas_are_sampled_too_and_forgotten_when_they_are_gone(cell: Cell) -
     monitor = world.controls[0].loop.monitor
     assert monitor.work.last([one.spec.uid], 1)[0].tolist() == [1.5, 0.5]
     assert monitor.loads[node].u == pytest.approx(1500 / 4000)
-    assert monitor.shown.replicas[one.spec.uid][0] == node
+    assert monitor.shown.replicas()[one.spec.uid][0] == node
     world.person.remove("deployment", "movies")
     world.run(30)
     assert one.spec.uid not in monitor.work

@@ -12,16 +12,17 @@ from lepton_ai.api import app
 from lepton_ai.control.machines import shown
 from lepton_ai.control.monitor import Shown
 from lepton_ai.scheduler.load import load
-from lepton_ai.spec.replica import NodeGauges, ReplicaGauges, ReplicaReport
+from lepton_ai.spec.replica import NodeGauges, NodeReport, ReplicaGauges, ReplicaReport
 from lepton_ai.spec.route import RouteStats
 
 LINE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (-?[0-9.e+-]+)$')
 
 
-def measure(stand: Any, **more: Any) -> None:
-    """The monitor has seen node-1, its replicas and three endpoints."""
+def measure(stand: Any, *copies: ReplicaReport, **more: Any) -> None:
+    """The monitor has seen node-1 with these replicas, and endpoints."""
     loads = {one.name: one for one in load(["node-1"], [[0.5, 0.2]], [[0.95, 0.2]], network=True)}
-    values = {"loads": loads, "measured_ms": 5000, "startup_s": 7.5, **more}
+    reports = {"node-1": NodeReport.model_construct(node="node-1", replicas=copies)}
+    values = {"loads": loads, "measured_ms": 5000, "startup_s": 7.5, "reports": reports, **more}
     stand.cell = dataclasses.replace(stand.cell, measures=lambda: Shown(**values))
     stand.app = app(stand.cell)
 
@@ -69,11 +70,11 @@ def test_top_lists_replicas_of_the_workspace_by_use(stand: Any) -> None:
     movies = stand.deploy("movies")
     small, large, unknown = (replica(stand, movies) for _ in range(3))
     gauges = ReplicaGauges(cpu_stall=0.5, disk_read_bytes_s=float("nan"))
-    reports = {
-        small.uid: ("node-1", ReplicaReport(uid=small.uid, phase="ready", cpu_milli=10, memory_mib=7)),
-        large.uid: ("node-1", ReplicaReport(uid=large.uid, phase="ready", cpu_milli=900, memory_mib=-1, gauges=gauges)),
-    }
-    measure(stand, replicas=reports)
+    measure(
+        stand,
+        ReplicaReport(uid=small.uid, phase="ready", cpu_milli=10, memory_mib=7),
+        ReplicaReport(uid=large.uid, phase="ready", cpu_milli=900, memory_mib=-1, gauges=gauges),
+    )
     rows = stand.client("viewer").get("/x/top").json()
     assert [row["name"] for row in rows] == [large.name, small.name, unknown.name]
     assert (rows[0]["cpu_milli"], rows[0]["memory_mib"], rows[0]["cpu_stall"]) == (900, None, 0.5)
@@ -91,7 +92,7 @@ def test_metrics_are_prometheus_text(stand: Any) -> None:
     replica(stand, movies, phase="exited")
     said = ReplicaReport(uid=copy.uid, phase="ready", cpu_milli=500, memory_mib=3, gauges=ReplicaGauges(cpu_stall=0.5))
     stats = RouteStats(workspace="default", name="movies", requests=30, failed=2, in_flight=4, held=1)
-    measure(stand, replicas={copy.uid: ("node-1", said)}, endpoints={("default", "movies"): (stats, 2.5)})
+    measure(stand, said, endpoints={("default", "movies"): (stats, 2.5)})
     answer = stand.client("viewer").get("/x/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     found = series(answer.text)
@@ -143,7 +144,7 @@ def test_a_tenant_sees_no_other_names_and_who_runs_the_cell_sees_all(stand: Any)
         ("default", "movies"): (RouteStats(workspace="default", name="movies"), 0.0),
         ("other", "theirs"): (RouteStats(workspace="other", name="theirs"), 0.0),
     }
-    measure(stand, replicas={copy.uid: ("node-1", said)}, endpoints=both)
+    measure(stand, said, endpoints=both)
     tenant = stand.client(token=stand.foreign, ws="other").get("/x/metrics").text
     assert "theirs" in tenant
     assert "movies" not in tenant
