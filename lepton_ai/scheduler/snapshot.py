@@ -82,8 +82,19 @@ class Request:
         cls, uid: str, template: Template, group: str = "", per_node: int | None = None, prefer: str = ""
     ) -> Request:
         """The request for one replica of `template`."""
-        ports = frozenset(ports_of(template.port, template.ports))
-        return cls(uid, template.resources, group, per_node, frozenset(template.nodes), ports, prefer)
+        return cls(
+            uid,
+            template.resources,
+            group,
+            per_node,
+            nodes=frozenset(template.nodes),
+            ports=frozenset(ports_of(template.port, template.ports)),
+            prefer=prefer,
+            labels=template.node_labels,
+            tolerates=frozenset(template.tolerations),
+            reservation=template.reservation,
+            burst=template.burst,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,28 @@ LOCAL = "local"
 MAX_LABELS = 64
 _LABEL_KEY = re.compile(r"([a-z0-9A-Z.-]{1,253}/)?[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?\Z")
 _LABEL_VALUE = re.compile(r"([a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?)?\Z")
+PRIORITY, PRIORITY_MOST = 4000, 9999
+"""What work has that asks for none, and the most that there is."""
+
+
+def labelled(value: dict[str, str]) -> dict[str, str]:
+    """Labels of work or of a node, as they are. Raises ValueError."""
+    for key, text in value.items():
+        if not _LABEL_KEY.match(key) or len(key.rpartition("/")[2]) > 63:
+            raise ValueError(f"{key[:80]!r} is not a label key (at most 63 letters, digits, '.', '_', '-')")
+        if not _LABEL_VALUE.match(text):
+            raise ValueError(f"the value of label {key!r} is not at most 63 letters, digits, '.', '_', '-'")
+    return value
+
+
+def tainted(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Taints of a node ("key=value"), or those that work tolerates, as they are. Raises ValueError."""
+    for text in value:
+        key, equals, word = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text[:80]!r} is not KEY=VALUE")
+        labelled({key: word})
+    return value
 
 
 class Port(Model):
@@ -91,22 +113,28 @@ class Owned(Model):
     """Whose a workload is and who sees it. `private`: its maker and the workspace's admins and owners only.
 
     `advisory` holds options that are kept and shown but not enforced here, as they were asked for.
+
+    Of what waits in a workspace the larger `priority` goes first (None: as :data:`PRIORITY`). Work that `can_preempt`
+    may end work of a smaller priority that is `preemptible` when it finds no room otherwise (None: neither).
     """
 
     labels: dict[str, str] = Field(default_factory=dict, max_length=MAX_LABELS)
     visibility: Literal["public", "private"] = "public"
     created_by: str = Field(default="", max_length=63, description="name of the token it was made with")
+    priority: int | None = Field(default=None, ge=0, le=PRIORITY_MOST)
+    can_preempt: bool | None = None
+    preemptible: bool | None = None
     advisory: dict[str, object] = Field(default_factory=dict)
 
     @field_validator("labels")
     @classmethod
     def _labels(cls, value: dict[str, str]) -> dict[str, str]:
-        for key, text in value.items():
-            if not _LABEL_KEY.match(key) or len(key.rpartition("/")[2]) > 63:
-                raise ValueError(f"{key[:80]!r} is not a label key (at most 63 letters, digits, '.', '_', '-')")
-            if not _LABEL_VALUE.match(text):
-                raise ValueError(f"the value of label {key!r} is not at most 63 letters, digits, '.', '_', '-'")
-        return value
+        return labelled(value)
+
+    @property
+    def rank(self) -> int:
+        """Its priority, also where it asks for none."""
+        return PRIORITY if self.priority is None else self.priority
 
 
 class Allowlist(Model):

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from lepton_ai.spec.base import Model, Name
-from lepton_ai.spec.container import Allowlist, Balance, Mount, Owned, Port
+from lepton_ai.spec.container import MAX_LABELS, Allowlist, Balance, Mount, Owned, Port, labelled, tainted
 
 MAX_ENV_BYTES = 64 * 1024
 MAX_COMMAND_BYTES = 64 * 1024
@@ -75,6 +75,12 @@ class Template(Model):
     shared_memory_mib: int | None = Field(default=None, ge=1, le=16 * 1024 * 1024, description="size of /dev/shm")
     image_pull_secrets: tuple[str, ...] = Field(default=(), max_length=8, description="names of registry logins")
     nodes: tuple[str, ...] = Field(default=(), max_length=1024, description="only these; empty: any node")
+    node_labels: dict[str, str] = Field(default_factory=dict, max_length=MAX_LABELS, description="of its nodes")
+    tolerations: tuple[str, ...] = Field(default=(), max_length=64, description="taints (KEY=VALUE) it may meet")
+    reservation: str = Field(default="", max_length=63, description="only nodes that are reserved under this name")
+    burst: bool = Field(default=False, description="other nodes too, free ones of other reservations among them")
+    avoid: tuple[Name, ...] = Field(default=(), max_length=64, description="work that it shares no node with")
+    near: tuple[Name, ...] = Field(default=(), max_length=64, description="work that it likes to stand beside")
     health: Health = Health()
     model: str | None = Field(default=None, max_length=128, description="NAME@VERSION, when a model is served")
     idempotent: bool = Field(default=False, description="a request may be sent twice: the gateway may retry")
@@ -96,6 +102,16 @@ class Template(Model):
         if size > MAX_ENV_BYTES:
             raise ValueError(f"environment of {size} bytes is over the limit of {MAX_ENV_BYTES}")
         return value
+
+    @field_validator("node_labels")
+    @classmethod
+    def _node_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        return labelled(value)
+
+    @field_validator("tolerations")
+    @classmethod
+    def _tolerations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tainted(value)
 
     @field_validator("command")
     @classmethod
@@ -179,7 +195,8 @@ class JobSpec(Owned):
     """Work that ends: `workers` replicas that run to completion, each tried `retries` + 1 times.
 
     When a worker has failed for good the whole job is run again, `job_retries` times. With `rendezvous` worker 0 is
-    given a port and every worker is told where it is (MASTER_ADDR, MASTER_PORT).
+    given a port and every worker is told where it is (MASTER_ADDR, MASTER_PORT). With `checkpoint` it saves its state
+    and may be stopped and started again elsewhere: only such jobs are moved from busy nodes.
     """
 
     template: Template
@@ -189,6 +206,7 @@ class JobSpec(Owned):
     job_retries: int = Field(default=0, ge=0, le=1000)
     start_at_ms: int | None = Field(default=None, ge=0, le=253_402_300_799_000, description="not before this time")
     rendezvous: bool = False
+    checkpoint: bool = False
     ttl_s: int | None = Field(default=None, ge=0, le=10 * 365 * 86_400, description="kept so long after its end")
     stopped: bool = False
 
