@@ -57,6 +57,8 @@ _KEPT: list[Resource] = [
             ".upstream_rq_active",
             ".upstream_rq_retry",
             ".rq_active",
+            ".rq_success",
+            ".rq_error",
         )
     ),
 ]

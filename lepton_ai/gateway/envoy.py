@@ -27,6 +27,7 @@ from lepton_ai.gateway.bootstrap import binary, bootstrap
 from lepton_ai.gateway.confirm import CLUSTERS, LISTENERS, ROUTES, confirm, endpoints_of
 from lepton_ai.gateway.files import Files
 from lepton_ai.gateway.listener import Listen
+from lepton_ai.gateway.picker import built
 from lepton_ai.gateway.resources import Rendered, Resource, render, version
 from lepton_ai.gateway.stats import PATTERN, Stats
 from lepton_ai.gateway.upstream import Upstream
@@ -55,6 +56,7 @@ class EnvoyGateway:
         hold_s: how long the activator may hold a request.
         confirm_s: how long a running Envoy may take to accept a change.
         upstream: how replicas on other hosts are spoken to; without it there are none.
+        picker: whether requests are placed by the gateway's own picker, where it can be built.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class EnvoyGateway:
         hold_s: float = 120.0,
         confirm_s: float = 10.0,
         upstream: Upstream | None = None,
+        picker: bool = True,
     ) -> None:
         self.listen = listen
-        self._files, self._upstream = Files(Path(folder), upstream), upstream
+        self._files, self._upstream = Files(Path(folder), upstream, built(Path(folder)) if picker else None), upstream
         self._hold_s = hold_s
         self._confirm_s = confirm_s
         self._admins = [Admin(self._files.admin_socket(number)) for number in range(1, count + 1)]

@@ -17,8 +17,8 @@ from lepton_ai.gateway.upstream import Upstream
 class Files:
     """The gateway's folder."""
 
-    def __init__(self, folder: Path, upstream: Upstream | None = None) -> None:
-        self.folder, self._upstream = folder.absolute(), upstream
+    def __init__(self, folder: Path, upstream: Upstream | None = None, picker: Path | None = None) -> None:
+        self.folder, self._upstream, self._picker = folder.absolute(), upstream, picker
         self.endpoints = self.folder / "endpoints"
         for path in (self.folder, self.endpoints):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -32,7 +32,8 @@ class Files:
 
     def paths(self) -> Paths:
         """What the resources must name."""
-        return Paths(str(self.routes), str(self.endpoints), str(self.activator_socket()), self._upstream)
+        picker = None if self._picker is None else str(self._picker)
+        return Paths(str(self.routes), str(self.endpoints), str(self.activator_socket()), self._upstream, picker)
 
     def admin_socket(self, number: int) -> Path:
         return self.sockets / f"envoy-{number}.sock"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lepton_ai.errors import Invalid
+from lepton_ai.gateway.balance import balance, standing
 from lepton_ai.gateway.guards import guards, network
 from lepton_ai.gateway.listener import ADMITTED, Listen, listener
 from lepton_ai.gateway.upstream import Upstream, connections, marks
@@ -38,6 +39,7 @@ class Paths:
     endpoints: str
     activator: str
     upstream: Upstream | None = None
+    picker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ def retry_policy(idempotent: bool) -> Resource:
 
 
 def cluster(name: str, route: Route, paths: Paths) -> Resource:
-    """One release: least-request over its endpoints, watched by health checks and by what connections do."""
+    """One release: balanced over its endpoints, watched by health checks and by what connections do."""
     limits = {
         "max_connections": 100_000,
         "max_pending_requests": 100_000,
@@ -291,7 +293,7 @@ def cluster(name: str, route: Route, paths: Paths) -> Resource:
             }
         },
         "connect_timeout": "1s",
-        **balance(route),
+        **balance(route.balance, paths.picker),
         # By default Envoy gathers health changes for a second: a checked new endpoint would stay unused, with no other
         # one left after an exchange.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
@@ -313,15 +315,6 @@ def cluster(name: str, route: Route, paths: Paths) -> Resource:
             }
         },
     }
-
-
-def balance(route: Route) -> Resource:
-    """Which of the healthy endpoints a request goes to."""
-    if route.balance.policy == "maglev":
-        return {"lb_policy": "MAGLEV"}
-    choices = route.balance.choices
-    config = {} if choices is None else {"least_request_lb_config": {"choice_count": choices}}
-    return {"lb_policy": "LEAST_REQUEST", **config}
 
 
 def endpoints_file(name: str) -> str:
@@ -381,9 +374,10 @@ def assignment(name: str, route: Route, backend: Backend, paths: Paths) -> Resou
         for item in other.endpoints
         if (item.address, item.port) not in own
     ]
-    levels = [[host(item) for item in backend.endpoints]]
+    chosen, picker = route.balance, paths.picker
+    levels = [[host(item, standing(item, chosen, picker)) for item in backend.endpoints]]
     if others and backend.endpoints:
-        levels.append([host(item) for item in others])
+        levels.append([host(item, standing(item, chosen, picker)) for item in others])
     if route.activate:
         levels.append([activator_host(paths.activator)])
     # No locality: to Envoy an endpoint that changes its level and its locality is another one, not known to be healthy
@@ -397,15 +391,15 @@ def assignment(name: str, route: Route, backend: Backend, paths: Paths) -> Resou
     }
 
 
-def host(endpoint: Endpoint) -> Resource:
-    """One endpoint, with its weight among its peers."""
+def host(endpoint: Endpoint, standing: Resource) -> Resource:
+    """One endpoint, with its standing among its peers."""
     made: Resource = {
         "address": {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}},
     }
     if not endpoint.host:
-        return {"endpoint": made, "load_balancing_weight": endpoint.weight}
+        return {"endpoint": made, **standing}
     made["hostname"] = endpoint.host
-    return {"endpoint": made, "metadata": marks(), "load_balancing_weight": endpoint.weight}
+    return {"endpoint": made, "metadata": marks(), **standing}
 
 
 def activator_host(path: str) -> Resource:

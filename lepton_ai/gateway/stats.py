@@ -9,16 +9,17 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from lepton_ai.spec.route import Endpoint, Routes, RouteStats
+from lepton_ai.spec.route import Endpoint, Route, Routes, RouteStats
 
 PATTERN = (
     r"^vhost\..*\.route\..*\.upstream_rq_(completed|5xx|total)$"
-    r"|^cluster\..*\.(upstream_rq_active|upstream_rq_retry|endpoint\..*\.rq_active)$"
+    r"|^cluster\..*\.(upstream_rq_active|upstream_rq_retry|endpoint\..*\.rq_(active|success|error))$"
 )
 """What one call must fetch."""
 
 _ROUTE = re.compile(r"vhost\..*\.route\.([a-z0-9-]+)/([a-z0-9-]+)\.upstream_rq_(completed|5xx)$")
 _CLUSTER = re.compile(r"cluster\.([a-z0-9-]+)/([a-z0-9-]+)/\d+\.(upstream_rq_active|endpoint\.(.*)\.rq_active)$")
+_ENDPOINT = re.compile(r"cluster\.([a-z0-9-]+)/([a-z0-9-]+)/\d+\.endpoint\.(.*)\.rq_(success|error)$")
 
 Key = tuple[str, str]
 
@@ -29,6 +30,7 @@ class Stats:
     def __init__(self) -> None:
         self._last: dict[tuple[str, str], int] = {}
         self._total: dict[Key, dict[str, int]] = defaultdict(lambda: {"completed": 0, "5xx": 0})
+        self._each: dict[Key, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
         self._last_request_ms: dict[Key, int] = {}
 
     def update(
@@ -50,8 +52,12 @@ class Stats:
             for name, text in values.items():
                 if match := _ROUTE.match(name):
                     key = (match[1], match[2])
-                    if self._count(envoy, name, int(text), key, match[3]):
+                    grown = self._grown(envoy, name, int(text))
+                    self._total[key][match[3]] += grown
+                    if grown:
                         busy.add(key)
+                elif match := _ENDPOINT.match(name):
+                    self._each[match[1], match[2]][match[3], match[4]] += self._grown(envoy, name, int(text))
                 elif (match := _CLUSTER.match(name)) and int(text):
                     key = (match[1], match[2])
                     if match[4] is None:
@@ -63,6 +69,7 @@ class Stats:
         for key in set(self._total) - wanted:
             del self._total[key]
             self._last_request_ms.pop(key, None)
+        self._each = defaultdict(lambda: defaultdict(int), {key: self._each[key] for key in wanted & set(self._each)})
         return tuple(
             RouteStats(
                 workspace=route.workspace,
@@ -77,21 +84,37 @@ class Stats:
                     for backend in route.backends
                     for endpoint in backend.endpoints
                 },
+                answered_by_replica=self._of_each(route, "success"),
+                failed_by_replica=self._of_each(route, "error"),
             )
             for route in routes.routes
         )
+
+    def _of_each(self, route: Route, kind: str) -> dict[str, int]:
+        """A counter of every replica; empty while an Envoy that was started before this release does not count it."""
+        counted = self._each.get((route.workspace, route.name), {})
+        found: dict[str, int] = {}
+        kept: dict[tuple[str, str], int] = {}
+        for endpoint in (endpoint for backend in route.backends for endpoint in backend.endpoints):
+            place = (address_label(endpoint), kind)
+            if place in counted:
+                found[endpoint.replica] = kept[place] = counted[place]
+        if len(counted) > 4 * (len(kept) + 8):  # addresses that nobody has any more
+            self._each[route.workspace, route.name] = defaultdict(int, {
+                place: value for place, value in counted.items() if place[1] != kind or place in kept
+            })  # fmt: skip
+        return found
 
     def _forget(self, envoy: str, values: Mapping[str, str]) -> None:
         """Drops what Envoy no longer has (removed routes), so that memory follows the number of routes."""
         for key in [key for key in self._last if key[0] == envoy and key[1] not in values]:
             del self._last[key]
 
-    def _count(self, envoy: str, name: str, value: int, key: Key, kind: str) -> bool:
+    def _grown(self, envoy: str, name: str, value: int) -> int:
+        """By how much a counter has grown since it was last read; one that went back began at zero."""
         last = self._last.get((envoy, name), 0)
         self._last[envoy, name] = value
-        delta = value - last if value >= last else value
-        self._total[key][kind] += delta
-        return delta > 0
+        return value - last if value >= last else value
 
 
 def address_label(endpoint: Endpoint) -> str:

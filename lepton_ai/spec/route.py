@@ -14,7 +14,8 @@ class Endpoint(Model):
     replica: str = Field(description="uid of the replica")
     address: str
     port: int = Field(ge=1, le=65535)
-    weight: int = Field(default=100, ge=1, le=100_000)
+    weight: int = Field(default=100, ge=1, le=100_000, description="what it can do beside its peers")
+    spare: bool = Field(default=False, description="asked only when no other can, by a gateway that knows no weights")
     host: str = Field(default="", description="it speaks TLS and its certificate has this name; empty: plain")
 
 
@@ -79,3 +80,5 @@ class RouteStats(Model):
     held: int = Field(default=0, description="requests that the activator holds now")
     last_request_ms: int = 0
     in_flight_by_replica: dict[str, int] = Field(default_factory=dict)
+    answered_by_replica: dict[str, int] = Field(default_factory=dict, description="answers other than 5xx so far")
+    failed_by_replica: dict[str, int] = Field(default_factory=dict, description="5xx and broken requests so far")

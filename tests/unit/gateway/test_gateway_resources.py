@@ -16,7 +16,7 @@ from lepton_ai.gateway.upstream import SILENT_S, Upstream
 from lepton_ai.spec.route import Backend, Endpoint, Route, Routes
 
 LISTEN = Listen("127.0.0.1", 8600)
-PATHS = Paths("/g/routes.json", "/g/endpoints", "/g/activator.sock")
+PATHS = Paths("/g/routes.json", "/g/endpoints", "/g/activator.sock", picker="/g/picker.so")
 
 
 def end(port: int, **fields: object) -> Endpoint:
