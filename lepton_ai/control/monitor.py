@@ -80,7 +80,7 @@ class Monitor:
         self._samples: dict[str, tuple[str, int]] = {}
         self._lied: set[tuple[str, tuple[str, ...]]] = set()
         self._looked_ms: int | None = None
-        self._complete = False
+        self._complete, self._step = False, -1
         self._saved_ms = clock.elapsed_ms()
         self._counted: tuple[int, Mapping[tuple[str, str], RouteStats]] = (-1, {})
         self.loads: dict[str, Load] = {}
@@ -90,7 +90,7 @@ class Monitor:
         """Sample and forecast when it is due, and hand the loads to the pass."""
         if self._looked_ms is None:
             self._restore()
-        if self._looked_ms is None or ctx.tick_ms - self._looked_ms >= self._due_ms():
+        if self._due(ctx.tick_ms):
             self._looked_ms = ctx.tick_ms
             try:
                 self._look(ctx)
@@ -125,9 +125,11 @@ class Monitor:
 
     # -- within
 
-    def _due_ms(self) -> int:
-        """While a node was not measured yet, soon: nobody can be placed by what is not known."""
-        return self._spacing_ms if self._complete else min(self._spacing_ms, round(RETRY_S * 1000))
+    def _due(self, now_ms: int) -> bool:
+        """Once in every step of the grid; while a node was not measured yet, soon: nothing is known to place by."""
+        if self._looked_ms is None or now_ms // self._spacing_ms != self._looked_ms // self._spacing_ms:
+            return True
+        return not self._complete and now_ms - self._looked_ms >= RETRY_S * 1000
 
     def _look(self, ctx: Context) -> None:
         views = {name: view for name, view in ctx.views.items() if name in ctx.nodes and view.connected}
@@ -183,7 +185,9 @@ class Monitor:
             f"{names[row]}/{RESOURCES[column]}" for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
         ]
         series = history[rows, columns]
-        self._forecaster.observe(series[:, -1], keys)
+        if self._step != now_ms // self._spacing_ms:
+            self._step = now_ms // self._spacing_ms
+            self._forecaster.observe(series[:, -1], keys)
         ahead = self._forecaster.forecast(series, keys)
         at = self._horizon(ahead.horizons)
         upper[rows, columns], network[rows, columns] = ahead.upper[:, at], ahead.network
