@@ -74,6 +74,7 @@ class Memory:
     lost_since: dict[str, int] = field(default_factory=dict)
     reported: set[str] = field(default_factory=set)
     demand: dict[str, Any] = field(default_factory=dict)
+    standing: dict[str, Any] = field(default_factory=dict)
     node_written: dict[str, int] = field(default_factory=dict)
     since: dict[tuple[str, str], tuple[object, int]] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)

@@ -10,7 +10,9 @@ from collections import defaultdict
 from lepton_ai.control import replicas
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Record
+from lepton_ai.control.standing import forget, standing
 from lepton_ai.errors import LeptonError
+from lepton_ai.scheduler.route import Share
 from lepton_ai.spec.replica import node_host
 from lepton_ai.spec.route import Backend, Endpoint, HostRoute, HostTarget, Route, Routes
 from lepton_ai.spec.workload import DeploymentSpec
@@ -24,6 +26,7 @@ def routes(ctx: Context) -> Routes:
     One that cannot be expressed is left out, and said. Pods have none.
     """
     found = []
+    forget(ctx)
     for record in ctx.mirror.list("deployment"):
         if record.spec.get("pod") or (record.deleting and not _drains(ctx, record)):
             continue
@@ -71,8 +74,10 @@ def _route(ctx: Context, record: Record) -> Route:
     template = spec.template
     copies = ctx.mirror.owned("replica", record.uid)
     by_release: dict[int, list[Endpoint]] = defaultdict(list)
-    for copy in _callable(ctx, record, copies):
-        by_release[int(copy.spec["release"])].append(_endpoint(copy))
+    called = _callable(ctx, record, copies)
+    shares = standing(ctx, record, called)
+    for copy in called:
+        by_release[int(copy.spec["release"])].append(_endpoint(copy, shares.get(copy.uid, Share())))
     # By the number of replicas, so that an exchange of releases moves the load as it moves the capacity.
     backends = [
         Backend(release=number, weight=SHARE * len(ends), endpoints=tuple(ends))
@@ -103,11 +108,11 @@ def _route(ctx: Context, record: Record) -> Route:
     )
 
 
-def _endpoint(copy: Record) -> Endpoint:
+def _endpoint(copy: Record, share: Share) -> Endpoint:
     # What its node says with its certificate, not what its address is, tells which node it is.
     host = node_host(str(copy.spec["node"])) if copy.status.get("tls") else ""
     address, port = str(copy.status["address"]), int(copy.status["port"])
-    return Endpoint(replica=copy.uid, address=address, port=port, host=host)
+    return Endpoint(replica=copy.uid, address=address, port=port, host=host, weight=share.weight, spare=share.spare)
 
 
 def _callable(ctx: Context, record: Record, copies: list[Record]) -> list[Record]:
