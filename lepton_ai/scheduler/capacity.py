@@ -21,8 +21,8 @@ PRIOR = 3.0
 """What is expected of a replica weighs as much as so many measured requests."""
 MEMORY = 50.0
 """Requests' time that is remembered, between the two bounds below."""
-MEMORY_S_LEAST, MEMORY_S_MOST = 6.0, 60.0
-DOUBT = 2.5
+MEMORY_S_LEAST, MEMORY_S_MOST = 10.0, 60.0
+DOUBT = 2.0
 """Standard errors by which a replica must differ from the others to be told from them."""
 SNAPSHOT = 0.5
 """Variance of the root of what is in flight at a moment, beside its mean squared (0.4 to 0.7 at a load of 0.7)."""
@@ -95,17 +95,19 @@ class Capacity:
     def estimate(self, doubt: float = DOUBT) -> dict[str, float]:
         """Requests a second of every replica; empty while nothing is known of any.
 
-        As near to the mean as chance could explain: `doubt` standard errors, of counting few answers and of having
+        As near to the typical as chance could explain: `doubt` standard errors, of counting few answers and of having
         looked few times at what is in flight.
         """
         if self._mean_s <= 0:
             return {}
-        mean, found = 1 / self._mean_s, {}
-        for name, one in self._known.items():
-            value = (one.answers + PRIOR) / (one.busy_s + PRIOR * self._mean_s)
-            chance = 1 / (one.answers + PRIOR) + SNAPSHOT / (one.looks + 1)
-            off = 1 + doubt * math.sqrt(chance)
-            found[name] = min(mean, value * off) if value < mean else max(mean, value / off)
+        likely = {
+            name: (one.answers + PRIOR) / (one.busy_s + PRIOR * self._mean_s) for name, one in self._known.items()
+        }
+        typical, found = statistics.median(likely.values()), {}
+        for name, value in likely.items():
+            one = self._known[name]
+            off = 1 + doubt * math.sqrt(1 / (one.answers + PRIOR) + SNAPSHOT / (one.looks + 1))
+            found[name] = min(typical, value * off) if value < typical else max(typical, value / off)
         return found
 
     def ahead(self) -> float:

@@ -43,7 +43,10 @@ class Request:
 
 @dataclass
 class FakeGateway:
-    """Satisfies `control.ports.Gateway`. `refuse`, `lose` (taken, but never confirmed) and `slow_ms` are its moods."""
+    """Satisfies `control.ports.Gateway`. `refuse`, `lose` (taken, but never confirmed) and `slow_ms` are its moods.
+
+    `slowed`: how many times longer a request takes at a replica, by uid.
+    """
 
     clock: FakeClock
     machines: Mapping[str, Machine]
@@ -59,8 +62,10 @@ class FakeGateway:
     lose: bool = False
     mute: bool = False
     slow_ms: int = 0
+    slowed: dict[str, float] = field(default_factory=dict)
     passing: Callable[[int], None] = lambda ms: None
     _requests: list[Request] = field(default_factory=list)
+    _answered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _last_ms: dict[tuple[str, str], int] = field(default_factory=dict)
 
     # -- what control calls
@@ -106,6 +111,7 @@ class FakeGateway:
                     held=len(under[key]) - len(copies),
                     last_request_ms=self._last_ms.get(key, 0),
                     in_flight_by_replica=each,
+                    answered_by_replica={uid: self._answered[uid] for uid in each},
                 )
             )
         return tuple(found)
@@ -125,6 +131,7 @@ class FakeGateway:
             copy, route = request.copy, routes.get(request.key)
             if copy is not None and now_ms >= request.done_ms and not self._breaks(copy):
                 self.answered[request.key] += 1
+                self._answered[copy.spec.uid] += 1
             elif copy is not None and not self._breaks(copy):
                 going.append(request)
             elif copy is not None and (route is None or not route.idempotent):
@@ -165,7 +172,8 @@ class FakeGateway:
                 continue
             if copy.spec.owner != route.name or copy.spec.workspace != route.workspace:
                 self.stray.append(f"{self.clock.elapsed_ms()}: {route.name} reached {copy.spec.name}")
-            request.copy, request.done_ms = copy, self.clock.elapsed_ms() + request.work_ms
+            took_ms = round(request.work_ms * self.slowed.get(copy.spec.uid, 1.0))
+            request.copy, request.done_ms = copy, self.clock.elapsed_ms() + took_ms
             return True
         first = request.copy is not None or request.begun_ms == self.clock.elapsed_ms()
         request.copy = None
