@@ -263,7 +263,7 @@ def _stays(ctx: Context, owner: Record, record: Record, spec: DeploymentSpec) ->
 
 
 def _job_stays(owner: Record, record: Record, spec: JobSpec) -> str:
-    if not getattr(spec, "checkpoint", None):
+    if not spec.checkpoint:
         return "jobs without a checkpoint"
     if spec.template.exclusive:
         return "exclusive"

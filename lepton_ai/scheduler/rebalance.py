@@ -2,13 +2,14 @@
 
 Owns the decision and its written reasons; carrying a move out is `control`'s. Every node has a load to plan for from
 below: what its work uses by habit (see `habit`), what is measured beside it, and the deviation of both. Its *risk* is
-the chance that it uses more than it has, plus the expected excess as a share of it: the first counts overloaded
-moments, the second still points downhill where the chance is one. A node gives work away when it is marked overloaded
-(s = w * u over its limit, see `load`) and is over its limit from below as well: a spike fulfils only the first, and
-what has already left only the first too. The move is taken that lowers the risk of the cell most for its cost; the
-destination stays under its limit with everything on its way there, and among those where the risk hardly rises the
-fullest is taken. (After Sandpiper, NSDI 2007, which also sheds what is largest for its cost first; the risk instead of
-a threshold is ours.)
+the chance that it uses more than it has, plus the expected excess as a share of it, plus a little for what is planned
+beyond its limit: the first counts overloaded moments, the others point downhill where the chance is one, or none.
+
+A node gives work away when it is marked overloaded (s = w * u over its limit, see `load`) and is over its limit from
+below as well: a spike fulfils only the first, and what has already left only the first too. The move is taken that
+lowers the risk of the cell most for its cost; the destination stays under its limit with everything on its way there,
+and among those where the risk hardly rises the fullest is taken. (Sandpiper, NSDI 2007, also sheds what is largest
+for its cost first; the risk instead of a threshold is ours.)
 
 Nothing oscillates: a destination ends below its limit and a source begins above it, a move must gain `least`, nothing
 moves twice within `pause_s`, one of an owner's at a time, and the budget is a bucket of moves per day.
@@ -40,14 +41,17 @@ SMALLEST = 1e-3
 class Rules:
     """How much a move must gain and how many there may be. The defaults are what ships.
 
-    `least`: risk that a move must take off the cell; `tolerance`: a rise of the destination's risk that counts as
-    none; `per_call`: moves, and `victims`: pieces of work of one source that are looked at, the largest first.
+    `least`: risk that a move must take off the cell. `slope`: risk for each share of a node that is planned for beyond
+    its limit, so that it is brought below also where the chance of too much is small. `tolerance`: a rise of the
+    destination's risk that counts as none. `per_call`: moves, and `victims`: pieces of work of one source that are
+    looked at, the largest first.
     `burst` moves per piece of work may come at once and `per_day` more of them a day, so in no 24 hours more than
     both together; a small cell has `burst_least` and `per_day_least`.
     """
 
     least: float = 0.01
     tolerance: float = 0.0003
+    slope: float = 0.5
     pause_s: float = 1800.0
     per_call: int = 4
     victims: int = 64
@@ -318,7 +322,10 @@ class _State:
         over = (mean / capacity - 1.0) / spread
         chance = _normal(over)
         excess = spread * (np.exp(-0.5 * over * over) * 0.3989422804014327 + over * chance)
-        risk: NDArray[np.float64] = (chance + np.maximum(excess, 0.0)).sum(axis=-1)
+        beyond = mean / capacity + Z * spread - self._limit[node][..., None]
+        risk: NDArray[np.float64] = (chance + np.maximum(excess, 0.0) + self.rules.slope * np.maximum(beyond, 0.0)).sum(
+            axis=-1
+        )
         return risk
 
     def _reserve(self, request: Request, node: int) -> None:
