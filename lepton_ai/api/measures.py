@@ -180,8 +180,14 @@ def _replicas(call: Call, shown: Shown, ws: str | None, hidden: frozenset[tuple[
         metrics["memory_bytes"].append((name, _scaled(said.memory_mib, MIB)))
         for gauge, metric in _REPLICA:
             metrics[metric].append((name, gauges[gauge]))
+        stats, _ = shown.endpoints.get((record.workspace, owner), (None, 0.0))
+        if stats is not None and kind == "deployment":
+            metrics["in_flight"].append((name, stats.in_flight_by_replica.get(record.uid)))
+            metrics["answered_total"].append((name, stats.answered_by_replica.get(record.uid)))
+            metrics["failed_total"].append((name, stats.failed_by_replica.get(record.uid)))
     for metric, text in _REPLICA_TEXTS:
-        yield from _family(f"lepton_replica_{metric}", "gauge", text, metrics[metric])
+        kind = "counter" if metric.endswith("_total") else "gauge"
+        yield from _family(f"lepton_replica_{metric}", kind, text, metrics[metric])
 
 
 _REPLICA = (
@@ -199,6 +205,9 @@ _REPLICA_TEXTS = (
     ("disk_write_bytes_per_second", "Written to a disk."),
     ("network_in_bytes_per_second", "Received, where it has a network of its own."),
     ("network_out_bytes_per_second", "Sent, where it has a network of its own."),
+    ("in_flight", "Requests under way at it."),
+    ("answered_total", "Answers other than 5xx, as the gateway counted them."),
+    ("failed_total", "5xx and broken requests, as the gateway counted them."),
 )
 
 

@@ -34,7 +34,18 @@ def room(store: Store) -> Snapshot:
         address = "" if status.get("forwards", True) else str(status.get("address") or "")
         if address:
             taken[address] |= held[record.name]
-        nodes.append(Node(record.name, capacity, (own[0], own[1], own[2]), str(status.get("reason") or ""), address))
+        load = status.get("load") or {}
+        nodes.append(
+            Node(
+                record.name,
+                capacity,
+                (own[0], own[1], own[2]),
+                str(status.get("reason") or ""),
+                address,
+                planned=float(load.get("s") or 0.0),
+                limit=float(load.get("limit") or 1.0),
+            )
+        )
     return Snapshot.of(nodes, {name: dict(counts) for name, counts in groups.items()}, taken)
 
 

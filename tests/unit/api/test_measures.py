@@ -91,7 +91,8 @@ def test_metrics_are_prometheus_text(stand: Any) -> None:
     replica(stand, movies, phase="starting")
     replica(stand, movies, phase="exited")
     said = ReplicaReport(uid=copy.uid, phase="ready", cpu_milli=500, memory_mib=3, gauges=ReplicaGauges(cpu_stall=0.5))
-    stats = RouteStats(workspace="default", name="movies", requests=30, failed=2, in_flight=4, held=1)
+    of_copy = {"in_flight_by_replica": {copy.uid: 4}, "answered_by_replica": {copy.uid: 9, "gone": 3}}
+    stats = RouteStats(workspace="default", name="movies", requests=30, failed=2, in_flight=4, held=1, **of_copy)
     measure(stand, said, endpoints={("default", "movies"): (stats, 2.5)})
     answer = stand.client("viewer").get("/x/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -116,6 +117,9 @@ def test_metrics_are_prometheus_text(stand: Any) -> None:
     assert found["lepton_replicas"] == {f'{owner},phase="ready"': 1, f'{owner},phase="starting"': 1}
     assert found["lepton_replica_cpu_cores"] == {f'{owner},replica="{copy.name}",node="node-1"': 0.5}
     assert list(found["lepton_replica_cpu_stall_ratio"].values()) == [0.5]
+    assert list(found["lepton_replica_in_flight"].values()) == [4]
+    assert list(found["lepton_replica_answered_total"].values()) == [9]
+    assert "lepton_replica_failed_total" not in found
     endpoint = 'workspace="default",endpoint="movies"'
     for metric, value in (("requests_total", 30), ("failed_total", 2), ("in_flight", 4), ("held", 1)):
         assert found[f"lepton_endpoint_{metric}"] == {endpoint: value}

@@ -47,3 +47,8 @@ def test_ports_are_taken_at_the_address_by_what_runs(tmp_path: Path, port: int, 
 @pytest.mark.parametrize("node", [{"forwards": True}, {}])
 def test_where_nodes_forward_or_have_not_said_none_is(tmp_path: Path, node: dict[str, Any]) -> None:
     assert place(cell(tmp_path, **node), [Request("r", SMALL, ports=frozenset({8080}))])[0].node is not None
+
+
+def test_plans_know_the_load_that_was_written_down(tmp_path: Path) -> None:
+    snapshot = cell(tmp_path, load={"u": 0.4, "s": 0.6, "limit": 0.85})
+    assert (snapshot.planned.tolist(), snapshot.limits.tolist()) == ([0.6, 0.6], [0.85, 0.85])
