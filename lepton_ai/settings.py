@@ -72,6 +72,9 @@ class Settings:
     lease_s: float = field(default=5.0, metadata={"help": "leader lease of the control loops"})
     node_grace_s: float = field(default=1.0, metadata={"help": "a silent node's work is replaced after this"})
     tick_s: float = field(default=0.5, metadata={"help": "the control loops look at least this often"})
+    rebalance_s: float = field(
+        default=30.0, metadata={"help": "how often an overloaded node may give work away; 0: never"}
+    )
     price_core_hour: float = field(
         default=0.031611, metadata={"help": "USD a core and hour (default: GCE n2 us-central1, on demand)"}
     )
@@ -178,6 +181,8 @@ def _validate(settings: Settings) -> None:
     for key in ("lease_s", "node_grace_s", "tick_s"):
         if not 0.05 <= getattr(settings, key) <= 3600:
             raise Invalid(f"{key} = {getattr(settings, key)} is out of range", hint="use 0.05 to 3600 seconds")
+    if not 0 <= settings.rebalance_s <= 86_400:
+        raise Invalid(f"rebalance_s = {settings.rebalance_s} is out of range", hint="use seconds; 0: never")
     for key in ("price_core_hour", "price_gib_hour"):
         if not 0 <= getattr(settings, key) <= 1e6:
             raise Invalid(f"{key} = {getattr(settings, key)} is not a price", hint="use USD an hour, 0 or more")

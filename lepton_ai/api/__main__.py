@@ -154,6 +154,8 @@ def _loop(
             lease_s=settings.lease_s,
             node_grace_s=settings.node_grace_s,
             archive_days=settings.log_retention_days,
+            rebalance_s=settings.rebalance_s,
+            rebalance_patience_s=settings.rebalance_s,
         ),
         rng=random.Random(),
         new_uid=uuid7,
