@@ -15,38 +15,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ai.scheduler.feasible import feasible
 from lepton_ai.scheduler.place import Placement, place
-from lepton_ai.scheduler.snapshot import DEVICE_MILLI, Request, Snapshot, amounts, devices_of
-from lepton_ai.spec.workload import Resources
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A replica that holds room. `amounts` in `snapshot.UNITS`; `owner` is the uid of the work that it is of.
-
-    All of a `gang` (the workers of one owner) go or none. Of an owner at least `keep` of those that are listed stay.
-    `devices` are the accelerators that it uses, when that is known. `lent` names the reservation of its node, where
-    its own request does not name it.
-    """
-
-    uid: str
-    name: str
-    node: str
-    amounts: tuple[int, int, int]
-    owner: str = ""
-    workspace: str = ""
-    priority: int = 0
-    preemptible: bool = False
-    gang: bool = False
-    keep: int = 0
-    since_ms: int = 0
-    devices: tuple[int, ...] = ()
-    lent: str = ""
+from lepton_ai.scheduler.snapshot import Request, Snapshot, amounts
+from lepton_ai.scheduler.without import Held, alone, joined, without
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +119,16 @@ def _spare(listed: list[Held]) -> Counter[str]:
 
 @dataclass(slots=True)
 class _State:
-    """The cell while requests are put into it one after the other; `known` is what each node would cost `asked`."""
+    """The cell while requests are put into it one after the other.
+
+    `bare` is it without all that may go; `low` the cheapest unit of each node; `known` what each would cost `asked`.
+    """
 
     snapshot: Snapshot
+    bare: Snapshot
     index: dict[str, int]
     here: dict[int, list[_Unit]]
+    low: dict[int, tuple[int, int, int, str]]
     spare: Counter[str]
     chosen: list[_Unit] = field(default_factory=list)
     asked: Request | None = None
@@ -161,7 +143,9 @@ def _clear(
     for unit in units:
         for number in {index[held.node] for held in unit.members if held.node in index}:
             here[number].append(unit)
-    state = _State(snapshot, index, here, spare)
+    bare = without(snapshot, [held for unit in units for held in unit.members], index)
+    low = {number: min(unit.cost for unit in there) for number, there in here.items()}
+    state = _State(snapshot, bare, index, here, low, spare)
     nodes: list[str] = []
     for request in requests:
         row = _settle(state, request)
@@ -170,7 +154,7 @@ def _clear(
         nodes.append(snapshot.names[row])
     bound = [replace(request, nodes=frozenset({node})) for request, node in zip(requests, nodes, strict=True)]
     victims = _spared(snapshot, bound, state)
-    plan = place(_without(snapshot, victims, index), bound, together=True)
+    plan = place(without(snapshot, victims, index), bound, together=True)
     if any(item.node is None for item in plan):
         return None
     placements = tuple(replace(item, request=request) for item, request in zip(plan, requests, strict=True))
@@ -188,9 +172,13 @@ def _settle(state: _State, request: Request) -> int | None:
         bound, units = replace(request, nodes=frozenset({state.snapshot.names[best[0]]})), best[1]
     for unit in units:
         state.chosen.append(unit)
-        state.snapshot = _without(state.snapshot, unit.members, state.index)
+        state.snapshot = without(state.snapshot, unit.members, state.index)
         for number in {state.index[held.node] for held in unit.members if held.node in state.index}:
-            state.here[number] = [other for other in state.here[number] if other is not unit]
+            left = state.here[number] = [other for other in state.here[number] if other is not unit]
+            if left:
+                state.low[number] = min(other.cost for other in left)
+            else:
+                del state.low[number]
             state.known.pop(number, None)
         if not unit.members[0].gang:
             state.spare[unit.members[0].owner] -= 1
@@ -201,7 +189,8 @@ def _settle(state: _State, request: Request) -> int | None:
         return None
     row = state.index[placed.node]
     state.known.pop(row, None)
-    state.snapshot = _with(state.snapshot, request, row, placed.devices)
+    state.snapshot = joined(state.snapshot, request, row, placed.devices)
+    state.bare = joined(state.bare, request, row, placed.devices)
     return row
 
 
@@ -210,12 +199,8 @@ def _cheapest(state: _State, request: Request) -> tuple[int, list[_Unit]] | None
     if not same or request.per_node is not None or request.avoid or request.ports:
         state.known.clear()
     state.asked = request
-    rows = [number for number, units in state.here.items() if units]
-    local = [held for number in rows for unit in state.here[number] for held in _on(unit, state, number)]
-    mask = feasible(_without(state.snapshot, local, state.index), request)
-    hopeful = sorted(
-        (number for number in rows if mask[number]), key=lambda number: min(u.cost for u in state.here[number])
-    )
+    mask = feasible(state.bare, request)
+    hopeful = sorted((number for number in state.low if mask[number]), key=state.low.__getitem__)
     best: tuple[_Cost, int, list[_Unit]] | None = None
     looked = 0
     for index in hopeful:
@@ -235,25 +220,25 @@ def _needed(state: _State, request: Request, index: int) -> tuple[_Cost, list[_U
 
     Of those of equal priority two orders are tried: the small ones spared first (few go), and the old ones.
     """
-    units = _allowed(state, index)
-    row = _row(state.snapshot, index)
+    row = alone(state.snapshot, index)
     free = _room(row, request)
-    sizes = {id(unit): np.array([h.amounts for h in _on(unit, state, index)]).sum(axis=0) for unit in units}
+    sizes = {id(u): np.array([h.amounts for h in _on(u, state, index)]).sum(axis=0) for u in state.here[index]}
     at = {row.names[0]: 0}
 
     def fits(gone: list[_Unit]) -> bool:
         if free is not None:
-            return bool(((free + sum((sizes[id(unit)] for unit in gone), np.zeros(3, dtype=np.int64))) >= 0).all())
+            return bool((free + sum((sizes[id(unit)] for unit in gone), np.zeros(3, dtype=np.int64)) >= 0).all())
         return _fits(row, request, [held for unit in gone for held in _on(unit, state, index)], at)
 
     best: tuple[_Cost, list[_Unit]] | None = None
-    if not _fits(row, request, [held for unit in units for held in _on(unit, state, index)], at):
-        return None
-    orders = (
-        sorted(units, key=lambda unit: unit.cost),
-        sorted(units, key=lambda unit: (unit.cost[:2], -int(sizes[id(unit)].sum()), unit.cost)),
-    )
-    for order in orders:
+    for large in (False, True):
+
+        def key(unit: _Unit, large: bool = large) -> tuple[Any, ...]:
+            return (*unit.cost[:2], -int(sizes[id(unit)].sum()) if large else 0, *unit.cost)
+
+        order = _allowed(state, index, key)
+        if not _fits(row, request, [held for unit in order for held in _on(unit, state, index)], at):
+            continue
         gone = list(order)
         for unit in reversed(order):
             left = [other for other in gone if other is not unit]
@@ -271,11 +256,11 @@ def _cost(gone: list[_Unit]) -> _Cost:
     return max((unit.cost[0] for unit in gone), default=-2), sum(unit.cost[1] for unit in gone), oldest
 
 
-def _allowed(state: _State, index: int) -> list[_Unit]:
-    """The units on the node that may go: of each owner the cheapest, as many as it can spare now."""
+def _allowed(state: _State, index: int, key: Callable[[_Unit], tuple[Any, ...]]) -> list[_Unit]:
+    """The units on the node that may go, by `key`: of each owner the first, as many as it can spare now."""
     taken: Counter[str] = Counter()
     found = []
-    for unit in sorted(state.here.get(index, ()), key=lambda unit: unit.cost):
+    for unit in sorted(state.here[index], key=key):
         owner = unit.members[0].owner
         if unit.members[0].gang or taken[owner] < state.spare[owner]:
             taken[owner] += 1
@@ -297,93 +282,28 @@ def _on(unit: _Unit, state: _State, index: int) -> list[Held]:
 
 
 def _fits(row: Snapshot, request: Request, gone: list[Held], at: Mapping[str, int]) -> bool:
-    return bool(feasible(_without(row, gone, at), request)[0])
+    return bool(feasible(without(row, gone, at), request)[0])
 
 
 def _spared(snapshot: Snapshot, bound: list[Request], state: _State) -> list[Held]:
     """The members of the chosen units without those that turned out not to be needed, the dearest spared first."""
     gone = list(state.chosen)
+    asked: dict[int, list[Request]] = defaultdict(list)
+    for request in bound:
+        asked[state.index[next(iter(request.nodes))]].append(request)
     for unit in sorted(state.chosen, key=lambda unit: unit.cost, reverse=True):
         left = [other for other in gone if other is not unit]
-        without = _without(snapshot, [held for other in left for held in other.members], state.index)
-        if all(item.node is not None for item in place(without, bound, together=True)):
+        rows = {state.index[held.node] for held in unit.members if held.node in state.index}
+        if all(_still(snapshot, asked[row], left, state, row) for row in rows):
             gone = left
     return sorted((held for unit in gone for held in unit.members), key=lambda held: (held.node, held.uid))
 
 
-# -- snapshots with more and with less on them
-
-
-def _without(snapshot: Snapshot, gone: Sequence[Held], index: Mapping[str, int]) -> Snapshot:
-    """`snapshot` when `gone` have left it. Their groups stay counted: that forbids more, never less."""
-    if not gone:
-        return snapshot
-    used, devices = snapshot.used.copy(), snapshot.devices.copy()
-    names: set[str] = set()
-    for held in gone:
-        row = index.get(held.node)
-        if row is None:
-            continue
-        names.add(held.name)
-        used[row] -= np.array(held.amounts, dtype=np.int64)
-        if held.amounts[2]:
-            _free_devices(devices, snapshot, used, row, held)
-    np.maximum(used, 0, out=used)
-    taken = snapshot.taken
-    if any(who in names for ports in taken.values() for who in ports.values()):
-        taken = {at: {port: who for port, who in ports.items() if who not in names} for at, ports in taken.items()}
-    return replace(snapshot, used=used, devices=devices, taken=taken)
-
-
-def _free_devices(
-    devices: NDArray[np.int64], snapshot: Snapshot, used: NDArray[np.int64], row: int, held: Held
-) -> None:
-    if held.devices and max(held.devices) < devices.shape[1]:
-        each = min(DEVICE_MILLI, held.amounts[2])
-        devices[row, list(held.devices)] = np.maximum(0, devices[row, list(held.devices)] - each)
-        return
-    tight = devices_of(Resources(accelerator_milli=int(snapshot.capacity[row, 2])), max(0, int(used[row, 2])))
-    devices[row, : len(tight)] = tight
-
-
-def _with(snapshot: Snapshot, request: Request, row: int, devices: tuple[int, ...]) -> Snapshot:
-    """`snapshot` with `request` on the node."""
-    used, own = snapshot.used.copy(), snapshot.devices.copy()
-    used[row] += np.array(amounts(request.resources), dtype=np.int64)
-    if request.resources.accelerator_milli:
-        if devices:
-            own[row, list(devices)] += min(DEVICE_MILLI, request.resources.accelerator_milli)
-        else:
-            tight = devices_of(Resources(accelerator_milli=int(snapshot.capacity[row, 2])), int(used[row, 2]))
-            own[row, : len(tight)] = tight
-    name = snapshot.names[row]
-    groups = {key: dict(counts) for key, counts in snapshot.groups.items()}
-    groups.setdefault(request.group, {})[name] = groups.get(request.group, {}).get(name, 0) + 1
-    address = snapshot.addresses[row] if snapshot.addresses else ""
-    taken = snapshot.taken
-    if address and request.ports:
-        taken = {**taken, address: {**taken.get(address, {}), **dict.fromkeys(request.ports, "another one like it")}}
-    return replace(snapshot, used=used, devices=own, groups=groups, taken=taken)
-
-
-def _row(snapshot: Snapshot, index: int) -> Snapshot:
-    """The same cell with that node alone."""
-    one = slice(index, index + 1)
-    return replace(
-        snapshot,
-        names=snapshot.names[one],
-        capacity=snapshot.capacity[one],
-        used=snapshot.used[one],
-        accelerators=snapshot.accelerators[one],
-        blocked=snapshot.blocked[one],
-        addresses=snapshot.addresses[one],
-        devices=snapshot.devices[one],
-        labels=snapshot.labels[one],
-        taints=snapshot.taints[one],
-        reservations=snapshot.reservations[one],
-        planned=snapshot.planned[one],
-        limits=snapshot.limits[one],
-    )
+def _still(snapshot: Snapshot, asked: list[Request], gone: list[_Unit], state: _State, index: int) -> bool:
+    """Whether the requests of that node fit there when of those that may go only `gone` have left it."""
+    row = alone(snapshot, index)
+    left = without(row, [held for unit in gone for held in _on(unit, state, index)], {row.names[0]: 0})
+    return all(item.node is not None for item in place(left, asked, together=True))
 
 
 def _why(found: Preemption, rank: int) -> str:
