@@ -62,8 +62,9 @@ def devices_for(resources: Resources) -> tuple[int, int]:
 
 
 def _room(snapshot: Snapshot, resources: Resources) -> NDArray[np.bool_]:
-    wanted = np.array(amounts(resources), dtype=np.int64)
-    free = snapshot.capacity - snapshot.used
+    """Processors and memory by their sums; of accelerators each one counts for itself."""
+    wanted = np.array(amounts(resources)[:2], dtype=np.int64)
+    free = snapshot.capacity[:, :2] - snapshot.used[:, :2]
     fits: NDArray[np.bool_] = ((free >= wanted) | (wanted == 0)).all(axis=1)
     whole, share = devices_for(resources)
     if whole:

@@ -1,70 +1,56 @@
 """Which node takes which replica: feasible -> score -> the best, one request after the other.
 
-Owns the order and the reservations between requests of one call. Deterministic: equal snapshots and requests give
-equal plans; among equals the first node name wins.
+Owns the order of one call and the words for what finds no place; the decisions are those of `Placer`. Pure: equal
+snapshots, statistics and requests give equal plans.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-import numpy as np
-
-from lepton_ai.scheduler.feasible import feasible
-from lepton_ai.scheduler.score import score
-from lepton_ai.scheduler.snapshot import Request, Snapshot, amounts
+from lepton_ai.scheduler.mix import Mix
+from lepton_ai.scheduler.placer import Placement, Placer
+from lepton_ai.scheduler.snapshot import Request, Snapshot
 from lepton_ai.scheduler.verdict import verdict
 
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where one request goes. `node` None: nowhere, `reason` says why in a line, `nodes` says it for every node.
-
-    `devices` are the numbers of the accelerators that it takes there: one of which it uses a share, or whole idle ones.
-    """
-
-    request: Request
-    node: str | None
-    reason: str
-    nodes: dict[str, str] = field(default_factory=dict)
-    devices: tuple[int, ...] = ()
+__all__ = ["Placement", "place", "plan"]
 
 
-def place(snapshot: Snapshot, requests: Sequence[Request], *, together: bool = False) -> tuple[Placement, ...]:
+def place(
+    snapshot: Snapshot, requests: Sequence[Request], *, together: bool = False, mix: Mix | None = None
+) -> tuple[Placement, ...]:
     """A placement for each request, in the order given; each sees what those before it have reserved.
 
     Args:
         together: all or none (the workers of a job): when one finds no node, none gets one.
+        mix: what kind of requests came before; without it only what this call has placed so far is known.
     """
-    state = replace(snapshot, used=snapshot.used.copy(), groups={k: dict(v) for k, v in snapshot.groups.items()})
-    plan: list[Placement] = []
+    return plan(Placer(snapshot, mix), requests, together=together)
+
+
+def plan(placer: Placer, requests: Sequence[Request], *, together: bool = False) -> tuple[Placement, ...]:
+    """As `place`, on a cell that goes on: what is placed stays reserved in `placer`."""
+    found: list[Placement] = []
+    failed: Placement | None = None
     for request in requests:
-        placement = _best(state, request)
-        plan.append(placement)
+        placement = placer.place(request)
         if placement.node is not None:
-            state = _reserve(state, request, placement.node)
-        elif together:
-            why = f"worker {len(plan)} of {len(requests)} finds no node: {placement.reason}"
-            return tuple(Placement(item, None, why, placement.nodes) for item in requests)
-    return tuple(plan)
-
-
-def _best(state: Snapshot, request: Request) -> Placement:
-    fits = feasible(state, request)
-    if not fits.any():
-        nodes = verdict(state, request)
-        return Placement(request, None, _summary(nodes), nodes)
-    if request.prefer in state.names and fits[state.names.index(request.prefer)]:
-        return Placement(request, request.prefer, "where it ran before")
-    scores = np.where(fits, score(state, request), -np.inf)
-    index = int(np.argmax(scores))
-    fitting = int(fits.sum())
-    why = f"fullest of {fitting} that fit" if fitting > 1 else "the only node that fits"
-    if request.per_node is not None:
-        why += f", at most {request.per_node} of the release a node"
-    return Placement(request, state.names[index], why)
+            found.append(placement)
+            failed = None
+            continue
+        if failed is None or replace(failed.request, uid=request.uid) != request:
+            nodes = verdict(placer.snapshot(), request)
+            failed = Placement(request, None, _summary(nodes), nodes)
+        placement = replace(failed, request=request)
+        if together:
+            for done in reversed(found):
+                placer.undo(done)
+            why = f"worker {len(found) + 1} of {len(requests)} finds no node: {placement.reason}"
+            return tuple(Placement(item, None, why, failed.nodes) for item in requests)
+        found.append(placement)
+    return tuple(found)
 
 
 def _summary(nodes: dict[str, str]) -> str:
@@ -76,15 +62,3 @@ def _summary(nodes: dict[str, str]) -> str:
     if len(nodes) <= 4:
         text += "; " + "; ".join(f"{name}: {why}" for name, why in nodes.items())
     return text
-
-
-def _reserve(state: Snapshot, request: Request, node: str) -> Snapshot:
-    state.used[state.names.index(node)] += np.array(amounts(request.resources), dtype=np.int64)
-    groups = {name: dict(counts) for name, counts in state.groups.items()}
-    beside = groups.setdefault(request.group, {})
-    beside[node] = beside.get(node, 0) + 1
-    address = state.addresses[state.names.index(node)] if state.addresses else ""
-    taken = state.taken
-    if address and request.ports:
-        taken = {**taken, address: {**taken.get(address, {}), **dict.fromkeys(request.ports, "another one like it")}}
-    return replace(state, groups=groups, taken=taken)

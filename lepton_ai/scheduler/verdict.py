@@ -13,6 +13,7 @@ _WORDS = {
     "memory_mib": ("memory", "MiB"),
     "accelerator_milli": ("accelerator", "thousandths"),
 }
+ACCELERATOR = UNITS.index("accelerator_milli")
 
 
 def verdict(snapshot: Snapshot, request: Request) -> dict[str, str]:
@@ -51,9 +52,10 @@ def _standing(snapshot: Snapshot, request: Request, index: int) -> str:
 
 
 def _room(snapshot: Snapshot, request: Request, index: int) -> str:
+    idle = [max(0, DEVICE_MILLI - used) for used in snapshot.devices[index].tolist()]
     for column, wanted in enumerate(amounts(request.resources)):
         capacity = int(snapshot.capacity[index, column])
-        free = capacity - int(snapshot.used[index, column])
+        free = sum(idle) if column == ACCELERATOR else capacity - int(snapshot.used[index, column])
         if wanted == 0 or wanted <= free:
             continue
         word, unit = _WORDS[UNITS[column]]
@@ -61,12 +63,10 @@ def _room(snapshot: Snapshot, request: Request, index: int) -> str:
             return f"too small: {word} {wanted} wanted, {capacity} in all ({unit})"
         return f"full: {word} {wanted} wanted, {max(0, free)} of {capacity} free ({unit})"
     whole, share = devices_for(request.resources)
-    used = snapshot.devices[index].tolist() if whole or share else []
-    if whole and used.count(0) < whole:
-        return f"in pieces: {whole} whole accelerators wanted, {used.count(0)} idle"
-    if share and min(used, default=DEVICE_MILLI) > DEVICE_MILLI - share:
-        most = DEVICE_MILLI - min(used, default=DEVICE_MILLI)
-        return f"in pieces: {share} of one accelerator wanted, at most {max(0, most)} free on one (thousandths)"
+    if whole > idle.count(DEVICE_MILLI):
+        return f"in pieces: {whole} whole accelerators wanted, {idle.count(DEVICE_MILLI)} idle"
+    if share > max(idle, default=0):
+        return f"in pieces: {share} of one accelerator wanted, at most {max(idle, default=0)} free on one (thousandths)"
     return ""
 
 
