@@ -51,14 +51,13 @@ class Measured:
 def measured(reports: Mapping[str, NodeReport]) -> Measured:
     """The use of each node; of nodes that share a machine together."""
     names = tuple(sorted(reports))
-    raw = np.full((len(names), len(FIGURES)), np.nan)
+    raw = _numbers([_figures(reports[name]) for name in names])
     capacity = np.zeros((len(names), 2))
     gpus = np.zeros(len(names), dtype=bool)
     machine: dict[str, int] = {}
     at = np.zeros(len(names), dtype=np.int64)
     for row, name in enumerate(names):
         report = reports[name]
-        raw[row] = _figures(report)
         capacity[row] = report.capacity.cpu_milli, report.capacity.memory_mib
         gpus[row] = report.capacity.accelerator_milli > 0
         at[row] = machine.setdefault(report.machine.id or f"of {name}", len(machine))
@@ -108,21 +107,32 @@ def _share(
     return found
 
 
-def _figures(report: NodeReport) -> tuple[float, ...]:
+def _figures(report: NodeReport) -> tuple[float | None, ...]:
     gauges = report.gauges or _NONE
     return (
-        _said(report.cpu_used_milli), _said(report.memory_used_mib), _said(gauges.cores_milli),
-        _said(gauges.cpu_milli), _said(gauges.memory_mib), _said(gauges.memory_used_mib), _said(gauges.io_stall),
-        _said(gauges.gpu_used), _said(gauges.gpu_memory_used_mib), _said(gauges.gpu_memory_mib),
-        _said(gauges.cpu_stall), _said(gauges.memory_stall),
+        report.cpu_used_milli, report.memory_used_mib, gauges.cores_milli, gauges.cpu_milli, gauges.memory_mib,
+        gauges.memory_used_mib, gauges.io_stall, gauges.gpu_used, gauges.gpu_memory_used_mib, gauges.gpu_memory_mib,
+        gauges.cpu_stall, gauges.memory_stall,
     )  # fmt: skip
 
 
 _NONE = NodeGauges()
 
 
+def _numbers(said: list[tuple[float | None, ...]]) -> NDArray[np.float64]:
+    """(nodes, figures). NaN: nothing was said; what is no number becomes one that no amount can be."""
+    plain = np.array(said, dtype=object).reshape(-1, len(FIGURES))
+    unsaid = plain == np.array(None)
+    try:
+        found: NDArray[np.float64] = plain.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):  # one of them is no number
+        found = np.array([[_said(value) for value in figures] for figures in said], dtype=np.float64)
+    found[~unsaid & ~np.isfinite(found)] = -1.0
+    return found
+
+
 def _said(value: float | None) -> float:
-    """NaN: nothing was said; what is no number becomes one that no amount can be."""
+    """One figure, whatever it is."""
     if value is None:
         return math.nan
     try:

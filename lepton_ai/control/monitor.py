@@ -175,7 +175,9 @@ class Monitor:
         history = self.nodes.history(names, min(HISTORY, self._options.monitor_samples), now_ms)
         upper, network = np.full(history.shape[:2], np.nan), np.zeros(history.shape[:2], dtype=bool)
         known = (~np.isnan(history)).sum(axis=2)
-        wanted = (known >= self._options.monitor_known) & (np.nan_to_num(history).max(axis=2, initial=0.0) >= QUIET)
+        most, least = np.fmax.reduce(history, axis=2), np.fmin.reduce(history, axis=2)
+        # What stands still is its own forecast.
+        wanted = (known >= self._options.monitor_known) & (most >= QUIET) & (most > least)
         if not wanted.any():
             return upper, network
         if self._forecaster is None:

@@ -169,7 +169,7 @@ class Ring:
         data = np.minimum(ordered, _MOST).astype("<f2").view(np.uint8).reshape(-1, 2).T.tobytes()
         counts = np.stack([self._steps[rows], self._moved[rows]]).astype("<f4").tobytes()
         head = {"fields": self.fields, "length": self.length, "spacing_ms": self.spacing_ms, "keys": keys}
-        body = json.dumps(head).encode() + b"\n" + zlib.compress(data + counts, 6)
+        body = json.dumps(head).encode() + b"\n" + zlib.compress(data + counts, 1)
         return b"%s %08x\n%s" % (_MAGIC, zlib.crc32(body), body)
 
     @classmethod
