@@ -26,7 +26,7 @@ from lepton_ai.tenancy.authority import Authority
 
 BACKEND = r"""
 import asyncio, json, sys
-name = sys.argv[1]
+name, lag_s = sys.argv[1], float(sys.argv[3])
 state = {"draining": 0}
 released = asyncio.Event()
 async def handle(reader, writer):
@@ -54,11 +54,13 @@ async def handle(reader, writer):
                 continue
             if path.startswith("/drain"):
                 state["draining"] = 1
+            if path.startswith("/undrain"):
+                state["draining"] = 0
             if path.startswith("/release"):
                 released.set()
             if "x-hold" in fields:
                 await released.wait()
-            await asyncio.sleep(float(fields.get("x-sleep", 0)))
+            await asyncio.sleep(float(fields.get("x-sleep", lag_s)))
             status = b"503 Service Unavailable" if state["draining"] and path.startswith("/work") else b"200 OK"
             answer = json.dumps({"name": name, "path": path, "length": len(body), "fields": fields}).encode()
             writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(answer), answer))
@@ -80,9 +82,9 @@ asyncio.run(main())
 class Replica:
     """A backend process that says its name in every answer."""
 
-    def __init__(self, name: str, port: int = 0) -> None:
+    def __init__(self, name: str, port: int = 0, lag_s: float = 0.0) -> None:
         self.name = name
-        argv = [sys.executable, "-I", "-S", "-c", BACKEND, name, str(port)]
+        argv = [sys.executable, "-I", "-S", "-c", BACKEND, name, str(port), str(lag_s)]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
@@ -155,10 +157,18 @@ class Load:
 class Place:
     """The gateway under test with everything that it needs."""
 
-    def __init__(self, folder: Path, upstream: Upstream | None = None, trusted: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upstream: Upstream | None = None,
+        trusted: tuple[str, ...] = (),
+        *,
+        picker: bool = True,
+    ) -> None:
         self.folder = folder
         self.port = free_port()
-        self.gateway = EnvoyGateway(folder, Listen("127.0.0.1", self.port, trusted=trusted), upstream=upstream)
+        listen = Listen("127.0.0.1", self.port, trusted=trusted)
+        self.gateway = EnvoyGateway(folder, listen, upstream=upstream, picker=picker)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.replicas: list[Replica] = []
         self.loads: list[Load] = []
@@ -185,8 +195,8 @@ class Place:
         process.kill()
         process.wait(10)
 
-    def replica(self, name: str, port: int = 0) -> Replica:
-        self.replicas.append(Replica(name, port))
+    def replica(self, name: str, port: int = 0, lag_s: float = 0.0) -> Replica:
+        self.replicas.append(Replica(name, port, lag_s))
         return self.replicas[-1]
 
     def load(self, path: str, connections: int = 6) -> Load:
@@ -246,6 +256,16 @@ def make_route(name: str, *releases: list[Replica], weights: tuple[int, ...] = (
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path / "gateway")
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Place]:
+    """A gateway on a machine where its picker cannot be built."""
+    made = Place(tmp_path / "gateway", picker=False)
     try:
         yield made
     finally:
