@@ -329,28 +329,42 @@ class Measured:
 
     def __init__(self, setting: Setting, foresee: Callable[[list[float]], list[float]] | None = None) -> None:
         self.setting, self.known, self.foresee = setting, Capacity(), foresee
+        self.names = [str(index) for index in range(setting.replicas)]
         self.shares: dict[str, Share] = {}
         self.writes = 0
 
     def tick(self, at_s: float) -> None:
-        setting = self.setting
-        names = [str(index) for index in range(setting.replicas)]
-        answered = [sum(gateway.answered[index] for gateway in setting.gateways) for index in range(setting.replicas)]
-        seen = {name: Seen(answered[i], 0, setting.running(i)) for i, name in enumerate(names)}
-        self.known.observe(round(at_s * 1000), seen)
+        self.look(at_s)
         estimate = self.known.estimate()
         if not estimate:
             return
-        capacity = [estimate[name] for name in names]
+        capacity = [estimate[name] for name in self.names]
         if self.foresee is not None:
             capacity = self.foresee(capacity)
-        shares = route(dict(zip(names, capacity, strict=True)), self.known.ahead(), self.shares)
-        if shares is not self.shares and shares != self.shares:
+        shares = route(dict(zip(self.names, capacity, strict=True)), self.known.ahead(), self.shares)
+        if shares != self.shares:
             self.writes += 1
             self.shares = shares
-            setting.shares = {int(name): share for name, share in shares.items()}
-            setting.capacity = [float(shares[name].weight) for name in names]
-            setting.version += 1
+            self.setting.shares = {int(name): share for name, share in shares.items()}
+            self.setting.version += 1
+
+    def look(self, at_s: float) -> None:
+        setting = self.setting
+        answered = [sum(gateway.answered[index] for gateway in setting.gateways) for index in range(setting.replicas)]
+        seen = {name: Seen(answered[index], 0, setting.running(index)) for index, name in enumerate(self.names)}
+        self.known.observe(round(at_s * 1000), seen)
+
+
+class Eager(Measured):
+    """For pickers that need weights to the point: the likeliest capacity, told every second whatever has changed."""
+
+    def tick(self, at_s: float) -> None:
+        self.look(at_s)
+        estimate = self.known.estimate(doubt=0.0)
+        if estimate:
+            self.writes += 1
+            self.setting.capacity = [estimate[name] for name in self.names]
+            self.setting.version += 1
 
 
 class Informed:

@@ -22,7 +22,7 @@ import pickers
 import report
 import throttled
 import traces
-from pickers import Base, Informed, Measured, Module, Setting
+from pickers import Base, Eager, Informed, Measured, Module, Setting
 from replicas import Control, Day, Gateway, Scene, run
 
 from lepton_ai.errors import Unavailable
@@ -75,7 +75,7 @@ def entrants(*, quick: bool) -> list[tuple[str, str, type[Base], dict[str, Any],
         ("baseline", "LEAST_REQUEST, full scan", pickers.FullScan, {}, None),
         ("policy only", FALLBACK, pickers.FullScan, {}, Measured),
         ("baseline", "Prequal-like, 3 probes", pickers.Prequal, {}, None),
-        ("policy only", "LEAST_REQUEST, weights, bias 4", pickers.Weighted, {"bias": 4.0, "power": 4.0}, Measured),
+        ("policy only", "LEAST_REQUEST, weights, bias 4", pickers.Weighted, {"bias": 4.0, "power": 4.0}, Eager),
     ]
     if hasattr(Module, "library"):
         kinds += [
@@ -89,7 +89,7 @@ def entrants(*, quick: bool) -> list[tuple[str, str, type[Base], dict[str, Any],
         return kinds
     for bias, power in ((1.0, 1.0), (2.0, 2.0), (4.0, 2.0)):
         name = f"LEAST_REQUEST, weights ^ {power:g}, bias {bias:g}"
-        kinds.append(("policy only", name, pickers.Weighted, {"bias": bias, "power": power}, Measured))
+        kinds.append(("policy only", name, pickers.Weighted, {"bias": bias, "power": power}, Eager))
     for bias in (1.0, 2.0, 4.0):
         name = f"LEAST_REQUEST, true weights ^ {bias:g}, bias {bias:g}"
         kinds.append(("true capacity", name, pickers.Weighted, {"bias": bias, "power": bias}, Informed))
@@ -98,7 +98,7 @@ def entrants(*, quick: bool) -> list[tuple[str, str, type[Base], dict[str, Any],
         ("baseline", "LEAST_REQUEST, 8 choices", pickers.LeastRequest, {"choices": 8}, None),
         ("baseline", "round robin", pickers.RoundRobin, {}, None),
         ("baseline", "random", pickers.Random, {}, None),
-        ("policy only", "least of 8 candidates by capacity", pickers.Candidates, {}, Measured),
+        ("policy only", "least of 8 candidates by capacity", pickers.Candidates, {}, Eager),
         ("true capacity", "least of 8 candidates by capacity", pickers.Candidates, {}, Informed),
     ]
     return kinds
