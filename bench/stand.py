@@ -106,10 +106,11 @@ class Stand:
 
 
 @contextmanager
-def stand(model: RecommenderModel) -> Iterator[Stand]:
-    """A cell for one measurement; afterwards nothing of it is left, or it is an error."""
+def stand(model: RecommenderModel, **configured: Any) -> Iterator[Stand]:
+    """A cell for one measurement, `configured` otherwise than by default; afterwards nothing of it is left, or it is
+    an error."""
     home = Path(tempfile.mkdtemp(prefix="lepton-bench-"))
-    settings = Settings(home=home, cell=CELL)
+    settings = Settings(home=home, cell=CELL, **configured)
     made: Stand | None = None
     try:
         client = cloud.up(CELL, settings=settings, nodes=NODES)
