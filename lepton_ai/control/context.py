@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lepton_ai.scheduler.load import Load
 from lepton_ai.scheduler.snapshot import Node, Snapshot
 from lepton_ai.spec.container import LOCAL, Mount
 from lepton_ai.spec.replica import MountOrder, RegistryLogin, ReplicaReport
-from lepton_ai.spec.workload import Resources
+from lepton_ai.spec.workload import Resources, Template
 from lepton_ai.store import Lease
 
 SAID_KEPT = 1000
@@ -82,6 +82,7 @@ class Memory:
     rebalanced_ms: int | None = None
     moves: list[int] | None = None
     moving: set[str] | None = None
+    ahead: str = ""
     turn: int = 0
 
 
@@ -96,12 +97,17 @@ class Context:
         self.views: Mapping[str, NodeView] = {}
         self.reports: dict[str, tuple[str, ReplicaReport]] = {}
         self.reserved: dict[str, list[int]] = {}
+        self.held: dict[str, list[int]] = {}
+        self.shy: dict[str, frozenset[str]] = {}
         self.ports: dict[str, dict[int, str]] = {}
+        self.reservations: dict[str, str] = {}
+        self.lent: dict[str, str] = {}
+        self.weights: dict[str, float] = {}
         self.nodes: dict[str, Record] = {}
         self.leaving: frozenset[str] = frozenset()
         self.taken: dict[tuple[str | None, int | None], str] = {}
         self.usable_nodes: frozenset[str] = frozenset()
-        self.all_settled = False
+        self.all_settled = self.tainted = False
         self.measured = services.publisher.stats()
         self.loads: Mapping[str, Load] = {}
         self.per_node: dict[str, int | None] = {}
@@ -130,6 +136,7 @@ class Context:
                         self.taken[(report.address, report.port)] = report.uid
             else:
                 self.memory.lost_since.setdefault(name, self.tick_ms)
+        self.tainted = any(record.spec.get("taints") for record in self.nodes.values())
         self.usable_nodes, self.all_settled = self._usable(), all(map(self.settled, self.nodes))
         self.memory.since = {key: known for key, known in self.memory.since.items() if self.mirror.get(key[1])}
         if len(self.memory.said) > SAID_KEPT:
@@ -162,12 +169,26 @@ class Context:
 
     # -- room
 
-    def reserve(self, node: str, resources: Resources, ports: Iterable[int] = (), name: str = "") -> None:
-        """Room on the node is spoken for, and where its replicas share its address, so are `ports`, by `name`."""
+    def reserve(
+        self, node: str, resources: Resources, ports: Iterable[int] = (), name: str = "", workspace: str = ""
+    ) -> None:
+        """Room on the node is spoken for, and where its replicas share its address, so are `ports`, by `name`.
+
+        `workspace`: whose share of the cell it counts to.
+        """
         if ports and (address := self.shared_address(node)):
             self.ports.setdefault(address, {}).update(dict.fromkeys(ports, name))
+        more = (resources.cpu_milli, resources.memory_mib, resources.accelerator_milli)
+        self.hold(node, more)
+        if workspace:
+            held = self.held.setdefault(workspace, [0, 0, 0])
+            for index, amount in enumerate(more):
+                held[index] += amount
+
+    def hold(self, node: str, more: tuple[int, int, int]) -> None:
+        """Room on the node is spoken for, in thousandths of a core, MiB and thousandths of an accelerator."""
         used = self.reserved.setdefault(node, [0, 0, 0])
-        for index, amount in enumerate((resources.cpu_milli, resources.memory_mib, resources.accelerator_milli)):
+        for index, amount in enumerate(more):
             used[index] += amount
 
     def snapshot(self, groups: Mapping[str, Mapping[str, int]] | None = None) -> Snapshot:
@@ -184,6 +205,9 @@ class Context:
                     (used[0], used[1], used[2]),
                     self.blocked(record),
                     address,
+                    labels=record.spec.get("labels") or {},
+                    taints=frozenset(record.spec.get("taints") or ()),
+                    reservation=self.lent.get(name, ""),
                     planned=0.0 if load is None else load.s,
                     limit=1.0 if load is None else load.limit,
                 )
@@ -209,9 +233,18 @@ class Context:
             return "unreachable" + (f": {view.reason}" if view is not None and view.reason else "")
         return ""
 
-    def usable(self, among: Collection[str] = ()) -> int:
-        """How many nodes (of those named; of all, when none is) take work."""
-        return len(self.usable_nodes.intersection(among) if among else self.usable_nodes)
+    def usable_for(self, template: Template) -> int:
+        """How many of the nodes that replicas of `template` may stand on take work."""
+        names = self.usable_nodes.intersection(template.nodes) if template.nodes else self.usable_nodes
+        if not (template.node_labels or template.reservation or self.lent or self.tainted):
+            return len(names)
+        wanted, bears = template.node_labels.items(), frozenset(template.tolerations)
+        return sum(
+            wanted <= (self.nodes[name].spec.get("labels") or {}).items()
+            and frozenset(self.nodes[name].spec.get("taints") or ()) <= bears
+            and (template.burst or self.lent.get(name, "") == template.reservation)
+            for name in names
+        )
 
     def _usable(self) -> frozenset[str]:
         """The nodes that take work, those that fell silent a moment ago included: they mostly come back."""

@@ -11,12 +11,13 @@ from typing import Any
 
 from lepton_ai.control import demand as demands
 from lepton_ai.control import rebalance, replicas, rollout
+from lepton_ai.control.asks import ask, company
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Delete, Op, Record, Update, changed
 from lepton_ai.control.rollout import Fleet, Wanted
+from lepton_ai.control.waiting import Line, Room
 from lepton_ai.scheduler.place import Placement, place
 from lepton_ai.scheduler.scale import Scale, scale
-from lepton_ai.scheduler.snapshot import Request
 from lepton_ai.spec.workload import DeploymentSpec
 
 RELEASES_KEPT = 50
@@ -24,14 +25,21 @@ RELEASES_KEPT = 50
 
 @dataclass(slots=True)
 class Case:
-    """One deployment as a pass sees it: what is recorded, what is wanted, and what there is."""
+    """One deployment as a pass sees it: what is recorded, what is wanted, and what there is.
+
+    `lacks`: so many replicas found no room; `room` is what follows from that. `deferred`: it is not its turn yet.
+    """
 
     ctx: Context
     record: Record
     wanted: Wanted
     fleet: Fleet
     copies: list[Record]
+    line: Line
     unplaced: list[Placement] = field(default_factory=list)
+    lacks: int = 0
+    room: Room | None = None
+    deferred: bool = False
 
     @property
     def spec(self) -> DeploymentSpec:
@@ -46,8 +54,8 @@ class Case:
         return self.wanted.progress
 
 
-def reconcile(ctx: Context) -> None:
-    """Bring every deployment one step nearer to what is wanted.
+def reconcile(ctx: Context, line: Line | None = None) -> None:
+    """Bring every deployment one step nearer to what is wanted, but for those that wait in `line`: see `take`.
 
     When very many change at once, a pass stops early, so that the first of them are ordered soon, and the next pass
     begins where this one stopped.
@@ -55,15 +63,18 @@ def reconcile(ctx: Context) -> None:
     records, most = ctx.mirror.list("deployment"), ctx.options.max_changed_per_pass
     begin = ctx.memory.turn % len(records) if records else 0
     ctx.memory.turn, written = 0, ctx.writes
+    line = Line(ctx) if line is None else line
     for number in range(begin, begin + len(records)):
         if ctx.writes - written >= most:
             ctx.memory.turn = number
             break
-        ctx.each([records[number % len(records)]], lambda record: _one(ctx, record))
+        if records[number % len(records)].uid not in line.waiting:
+            ctx.each([records[number % len(records)]], lambda record: take(ctx, record, line))
     demands.forget(ctx)
 
 
-def _one(ctx: Context, record: Record) -> None:
+def take(ctx: Context, record: Record, line: Line) -> None:
+    """One deployment; at its turn, when it waits in `line`."""
     if record.deleting:
         _remove(ctx, record)
         return
@@ -71,16 +82,23 @@ def _one(ctx: Context, record: Record) -> None:
     if _rests(ctx, record, copies):
         return
     spec = ctx.mirror.parse(record, DeploymentSpec)
-    wanted = scale(spec, demands.demand(ctx, record, spec), ctx.usable(spec.template.nodes))
+    wanted = scale(spec, demands.demand(ctx, record, spec), ctx.usable_for(spec.template))
     ctx.per_node[record.uid] = wanted.per_node
     progress = rollout.progress(ctx, record, spec, copies)
     fleet = Fleet.of(ctx, copies, progress.release, wanted)
-    case = Case(ctx, record, Wanted(wanted, spec, progress), fleet, copies)
+    case = Case(ctx, record, Wanted(wanted, spec, progress), fleet, copies, line)
     ends = rollout.ends(ctx, fleet, case.wanted)
     starts = _starts(case, ends)
+    if case.deferred:
+        return
     status = _status(case)
     _note(ctx, record, status)
-    ctx.write_each([*ends.values(), *starts, *changed(record, status), *_trim(case)])
+    ops = [*ends.values(), *starts, *changed(record, status)]
+    if case.room is not None and case.room.ops:  # whom it ends and its claim to their room: together or not at all
+        ctx.write(*case.room.ops, *ops)
+        case.room.tell(ctx)
+    else:
+        ctx.write_each([*ops, *_trim(case)])
     for update in ends.values():
         rebalance.note(ctx, record, update.record)
 
@@ -109,6 +127,7 @@ def _starts(case: Case, ends: dict[str, Update]) -> list[Op]:
     """
     ctx, record, progress, fleet = case.ctx, case.record, case.progress, case.fleet
     given_up = progress.failed and not progress.serving
+    case.lacks = 0 if ctx.all_settled else int(record.status.get("lacks") or 0)
     if given_up or not ctx.all_settled or (case.wanted.alone and (fleet.running or fleet.lost)):
         return []
     missing = rollout.room_for(case.scale.replicas, fleet, len(ends))
@@ -118,13 +137,18 @@ def _starts(case: Case, ends: dict[str, Update]) -> list[Op]:
     template = rollout.template(ctx, record, case.spec, progress.release)
     if template is None or (template.exclusive and (fleet.running or fleet.lost)):
         return []
+    if case.line.defers(record):
+        case.deferred = True
+        return []
+    case.line.release(record)
     group = f"{record.uid}#{progress.release}"
     count = min(missing, ctx.options.max_new_per_pass)
-    requests = [Request.of(str(index), template, group, case.scale.per_node) for index in range(count)]
+    one = ask(ctx, record, case.spec, template, "", group, case.scale.per_node)
+    requests = [replace(one, uid=str(index)) for index in range(count)]
     moving = rebalance.due(ctx, fleet.leaving)[:count]
     for index, (_, to) in enumerate(moving):  # the first of them go where others want to move, or nowhere
         requests[index] = replace(requests[index], nodes=frozenset({to}))
-    snapshot = ctx.snapshot({group: fleet.nodes})
+    snapshot = ctx.snapshot({**company(ctx, one), group: fleet.nodes})
     plan = place(snapshot, requests)
     ops: list[Op] = []
     for index, placement in enumerate(plan):
@@ -138,6 +162,11 @@ def _starts(case: Case, ends: dict[str, Update]) -> list[Op]:
             case.unplaced.append(placement)
     if case.unplaced and not ops and not ends:
         ends.update(rollout.yields(ctx, fleet, case.wanted, snapshot, requests[0]))
+    case.lacks = len(case.unplaced)
+    if case.unplaced and not ops and not ends:
+        wanted = [placement.request for placement in case.unplaced]
+        choices = [wanted, wanted[:1]] if len(wanted) > 1 else [wanted]
+        case.room = case.line.room(record, case.spec, snapshot, choices, case.unplaced[0].reason)
     return ops
 
 
@@ -161,6 +190,11 @@ def _status(case: Case) -> dict[str, Any]:
         status["scaled"] = {"ms": ctx.now_ms, "from": int(before.get("wanted", 0)), "reason": wanted.reason}
     status.update(wanted=wanted.replicas, needed=wanted.needed, rollout=progress.document, serving=progress.serving)
     status["state"], status["reason"] = _state(case, ready)
+    claim = case.room.claim if case.room is not None else None if ctx.all_settled else before.get("claim")
+    for key, value in (("lacks", case.lacks), ("claim", claim)):
+        status.pop(key, None)
+        if value:
+            status[key] = value
     if status["state"] != before.get("state"):
         status["changed_ms"] = ctx.now_ms
     return status
@@ -177,7 +211,10 @@ def _state(case: Case, ready: int) -> tuple[str, str]:
         return "idle", wanted.reason
     failure = f"release {spec.release} failed: {progress.reason}" if progress.failed else ""
     if case.unplaced:
-        return ("waiting" if ready == 0 else "degraded"), case.unplaced[0].reason
+        reason = case.unplaced[0].reason if case.room is None else case.room.reason
+        gave = next((copy for copy in reversed(case.fleet.ended) if copy.status.get("preempted")), None)
+        reason = f"{gave.name}: {gave.status['preempted']['why']}; {reason}" if gave is not None else reason
+        return ("waiting" if ready == 0 else "degraded"), reason
     if progress.state == "progressing" and progress.serving:
         own = sum(replicas.is_up(copy) for copy in case.fleet.staying)
         waits = _waits_for(case)

@@ -1,6 +1,7 @@
 """The workers of a job: which of them start now, where, and why not yet. All of a run at once, or none.
 
-Owns the queue for room. What a worker's end means for its job is `jobs`.
+So two gangs never hold half of what each needs. In which order room is offered is `waiting`; what a worker's end
+means for its job is `jobs`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from lepton_ai.control import rebalance, rendezvous, replicas
+from lepton_ai.control.asks import ask, company
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Op, Record
+from lepton_ai.control.waiting import Line, Room
 from lepton_ai.scheduler.place import Placement, place
 from lepton_ai.scheduler.snapshot import Request, Snapshot
 from lepton_ai.spec.workload import JobSpec
@@ -29,23 +30,20 @@ class Worker:
     done: bool = False
 
 
-@dataclass(slots=True)
-class Queue:
-    """Who waits for room in this pass: `ahead` is the first job that nothing behind it may overtake."""
-
-    ahead: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Starts:
-    """New replicas, and what the job waits for. `paused`: not for room, but because something failed a moment ago."""
+    """New replicas, and what the job waits for. `paused`: not for room, but because something failed a moment ago.
+
+    `room` is what follows where none was found.
+    """
 
     ops: tuple[Op, ...] = ()
     reason: str = ""
     paused: bool = False
+    room: Room | None = None
 
 
-def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], queue: Queue, run: int) -> Starts:
+def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], line: Line, run: int) -> Starts:
     """The workers that start in this pass."""
     idle = [worker for worker in workers if worker.live is None and not worker.done]
     waits = [str(w.live.status["reason"]) for w in workers if w.live is not None and w.live.status.get("reason")]
@@ -53,51 +51,67 @@ def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], q
     if not idle or not ctx.all_settled:
         return Starts(reason=reason)
     first = not any(worker.attempts for worker in workers)
-    if first and queue.ahead:
-        return Starts(reason=f"waits behind job {queue.ahead}")
     if any(_leaves(ctx, worker) for worker in idle):  # what it writes down at its end is what it begins with
         return Starts(reason="a worker moves to another node: it starts there when it has stopped here")
     due = [worker for worker in idle if ctx.memory.crash.wait_ms(f"{record.uid}/0/{worker.index}", ctx.tick_ms) <= 0]
     if not due or (first and len(due) < len(idle)):
         return Starts(reason="a worker failed; the next try starts after a pause", paused=True)
+    claimed = bool(record.status.get("claim"))
+    if first and not claimed and line.spent(spec):
+        return Starts(reason=line.behind(record))
+    line.release(record)
     before = rendezvous.last(ctx, record) if spec.rendezvous else None
+    one = ask(ctx, record, spec, spec.template, "")
     requests = [
-        Request.of(
-            str(worker.index),
-            spec.template,
+        replace(
+            one,
+            uid=str(worker.index),
             prefer=before[0] if before is not None and worker.index == 0 else _destination(worker),
         )
         for worker in due
     ]
-    plan = _plan(ctx, ctx.snapshot(), record, spec, requests, first)
+    snapshot = line.snapshot(company(ctx, one))
+    choices = _choices(ctx, record, spec, requests)
+    plan = _plan(snapshot, choices, requests, first)
     unplaced = next((item for item in plan if item.node is None), None)
-    if unplaced is not None and _fits_empty(ctx, record, spec, requests):
-        queue.ahead = queue.ahead or record.name
     if unplaced is not None and first:
-        return Starts(reason=unplaced.reason)
+        room = line.room(record, spec, snapshot, choices, unplaced.reason)
+        return Starts(reason=room.reason, room=room)
     ops: list[Op] = []
     for worker, placement in zip(due, plan, strict=True):
         if placement.node is not None:
             again = before[1] if before is not None and before[0] == placement.node else None
             ops.append(_creation(ctx, record, spec, worker, placement.node, {"run": run, "again": again}))
-    return Starts(tuple(ops), unplaced.reason if unplaced is not None else reason)
+    if unplaced is None:
+        return Starts(tuple(ops), reason)
+    if ops:  # for the others room is looked for in the next pass, when those that start now are known
+        return Starts(tuple(ops), unplaced.reason)
+    room = line.room(record, spec, snapshot, choices, unplaced.reason)
+    return Starts((), room.reason, room=room)
+
+
+def _choices(ctx: Context, record: Record, spec: JobSpec, requests: list[Request]) -> list[list[Request]]:
+    """The ways in which they may be placed: if they meet, on nodes between which they can."""
+    if not (spec.rendezvous and spec.workers > 1):
+        return [requests]
+    found = []
+    for names in rendezvous.groups(ctx, record):
+        wanted = [item for request in requests if (item := _within(request, names)) is not None]
+        if len(wanted) == len(requests):
+            found.append(wanted)
+    return found
 
 
 def _plan(
-    ctx: Context, snapshot: Snapshot, record: Record, spec: JobSpec, requests: list[Request], together: bool
+    snapshot: Snapshot, choices: list[list[Request]], requests: list[Request], together: bool
 ) -> tuple[Placement, ...]:
-    """Where they go: if they meet, on nodes between which they can."""
-    if not (spec.rendezvous and spec.workers > 1):
-        return place(snapshot, requests, together=together)
-    groups = rendezvous.groups(ctx, record)
+    """Where they go, in the first of the ways in which all find room."""
     plans = []
-    for names in groups:
-        wanted = [found for request in requests if (found := _within(request, names)) is not None]
-        if len(wanted) == len(requests):
-            plans.append(place(snapshot, wanted, together=together))
-            if all(item.node is not None for item in plans[-1]):
-                return plans[-1]
-    if len(groups) == 1 and plans:
+    for wanted in choices:
+        plans.append(place(snapshot, wanted, together=together))
+        if all(item.node is not None for item in plans[-1]):
+            return plans[-1]
+    if len(plans) == 1 and not (plans[0][0].request.nodes - requests[0].nodes):
         return plans[0]
     why = "its workers meet on one machine, and none has room for all"
     why += f": {plans[0][0].reason}" if len(plans) == 1 else ""
@@ -158,10 +172,3 @@ def _environment(record: Record, spec: JobSpec, index: int) -> dict[str, str]:
     }
     kind = spec.template.resources.accelerator_type
     return {**env, "LEPTON_RESOURCE_ACCELERATOR_TYPE": kind} if kind else env
-
-
-def _fits_empty(ctx: Context, record: Record, spec: JobSpec, requests: list[Request]) -> bool:
-    """Whether the nodes could take it if nothing else ran: only then is it worth making others wait."""
-    snapshot = ctx.snapshot()
-    empty = replace(snapshot, used=np.zeros_like(snapshot.used), groups={}, taken={})
-    return all(item.node is not None for item in _plan(ctx, empty, record, spec, requests, True))

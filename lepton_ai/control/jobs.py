@@ -1,9 +1,9 @@
-"""Jobs: work that ends. Queueing in the order of creation, all workers at once or none, retries, and the verdict.
+"""Jobs: work that ends. Its line (see `waiting`), all workers at once or none, retries, giving way, and the verdict.
 
 Owns the job's status. A worker whose replica failed is tried again as often as its job says; one whose node was lost
 is tried again without counting. When a worker has failed for good, all of them are ended and the whole job runs
-again, as often as it says. A job that fits nowhere now waits and lets none of those behind it overtake, unless it
-could not run in the empty cell either. Replicas of a run carry its number; only those of the last one count.
+again, as often as it says. One that gave way to work of higher priority waits anew with all its workers, and that
+counts as no failure. Replicas of a run carry its number; only those of the last one count.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 from lepton_ai.control import replicas
 from lepton_ai.control.archives import archive
 from lepton_ai.control.context import Context
-from lepton_ai.control.gang import Queue, Worker, starts
+from lepton_ai.control.gang import Worker, starts
 from lepton_ai.control.mirror import Delete, Op, Record, Update, changed
 from lepton_ai.control.rest import ENDED, due_ms, finished
+from lepton_ai.control.waiting import Line
 from lepton_ai.spec.workload import JobSpec
 
 RUNS = frozenset({"ready", "unready"})
@@ -41,15 +42,16 @@ class Job:
         return all(copy.status.get("phase") == "exited" or replicas.missing(self.ctx, copy) for copy in self.copies)
 
 
-def reconcile(ctx: Context) -> None:
-    """Bring every job one step nearer to its end."""
-    queue = Queue()
-    ctx.each(ctx.mirror.list("job"), lambda record: _one(ctx, record, queue))
+def reconcile(ctx: Context, line: Line) -> None:
+    """Bring every job one step nearer to its end, but for those that wait in `line`: see `take`."""
+    there = [record for record in ctx.mirror.list("job") if record.uid not in line.waiting]
+    ctx.each(there, lambda record: take(ctx, record, line))
     over = ctx.mirror.rest.over(ctx.now_ms, ctx.options.max_removed_per_pass)
     ctx.write_each(Update(record, deleting=True) for record in ctx.mirror.read(*over) if _is_over(ctx, record))
 
 
-def _one(ctx: Context, record: Record, queue: Queue) -> None:
+def take(ctx: Context, record: Record, line: Line) -> None:
+    """One job; at its turn, when it waits in `line`."""
     if record.deleting:
         _remove(ctx, record)
         return
@@ -70,15 +72,25 @@ def _one(ctx: Context, record: Record, queue: Queue) -> None:
         return
     ops: list[Op] = [*_superseded(job), *_trim(job)]
     verdict, reason = _verdict(job)
-    if not verdict:
-        found = starts(ctx, record, spec, job.workers, queue, job.run)
-        ops += found.ops
+    room = None
+    if not verdict and (why := _gave_way(job)):
+        ops += [replicas.ending(ctx, worker.live, why) for worker in job.workers if worker.live is not None]
+        status = _queued_again(job, why)
+    elif not verdict:
+        found = starts(ctx, record, spec, job.workers, line, job.run)
+        ops, room = [*ops, *found.ops], found.room
         status = _status(job, _state(job, found.paused, bool(found.ops)), found.reason)
+        if room is not None and room.claim:
+            ops, status = [*ops, *room.ops], {**status, "claim": room.claim}
+        elif not ctx.all_settled and record.status.get("claim"):
+            status["claim"] = record.status["claim"]
     else:
         ops += [replicas.ending(ctx, worker.live, reason) for worker in job.workers if worker.live is not None]
         status = _ending(job, verdict, reason)
     # Together or not at all: half a gang would hold its room and wait for the other half.
     ctx.write(*ops, *changed(record, status))
+    if room is not None:
+        room.tell(ctx)
 
 
 # -- deciding
@@ -152,6 +164,21 @@ def _verdict(job: Job) -> tuple[str, str]:
     return "", ""
 
 
+def _gave_way(job: Job) -> str:
+    """Why its run is over although nothing of it failed: something of it gave way to others. "" when nothing did."""
+    marks = (copy.status.get("preempted") for worker in job.workers for copy in worker.attempts)
+    return next((str(mark.get("why") or "it gave way") for mark in marks if isinstance(mark, dict)), "")
+
+
+def _queued_again(job: Job, why: str) -> dict[str, Any]:
+    """The status of a job that gave way: while its workers end, and when it waits with none."""
+    if not job.ended:
+        return _status(job, "queued", f"{why}: it waits anew when its workers have ended")
+    retried = int(job.record.status.get("retried", 0))
+    _note(job, "queued", why)
+    return _next_run(job, "queued", why, retried=retried, told={"state": "stopped", "reason": why})
+
+
 def _ending(job: Job, verdict: str, reason: str) -> dict[str, Any]:
     """The status once it is known what becomes of the job, while its workers end and when they have."""
     if verdict != "retrying":
@@ -172,7 +199,8 @@ def _next_run(job: Job, state: str, reason: str, *, retried: int, told: dict[str
     history = [*before.get("history", ()), past][-job.ctx.options.kept_runs :]
     blank = dict.fromkeys(("active", "ready", "failed", "succeeded", "started_ms", "ended_ms"), 0)
     found = {"state": state, "reason": reason, "runs": job.run + 1, "retried": retried, "history": history}
-    return {**before, **blank, **found, "observed": job.record.generation}
+    kept = {key: value for key, value in before.items() if key != "claim"}
+    return {**kept, **blank, **found, "observed": job.record.generation}
 
 
 # -- status
@@ -192,6 +220,7 @@ def _status(job: Job, state: str, reason: str) -> dict[str, Any]:
     live = [worker.live for worker in workers if worker.live is not None]
     ready = sum(copy.status.get("phase") in RUNS for copy in live)
     status = {**before, "state": state, "reason": reason, "observed": job.record.generation, "runs": job.run}
+    status.pop("claim", None)
     status.update(active=len(live), ready=ready, succeeded=sum(worker.done for worker in workers))
     status["failed"] = sum(worker.failures for worker in workers)
     if (state == "running" or state in ENDED) and not status.get("started_ms"):

@@ -10,7 +10,18 @@ import logging
 import threading
 import time
 
-from lepton_ai.control import archives, deployments, jobs, machines, orders, rebalance, replicas, routes
+from lepton_ai.control import (
+    archives,
+    deployments,
+    jobs,
+    machines,
+    orders,
+    rebalance,
+    replicas,
+    reservations,
+    routes,
+    waiting,
+)
 from lepton_ai.control.backoff import Backoff
 from lepton_ai.control.context import Context, Memory, Services
 from lepton_ai.control.leader import Leader
@@ -63,11 +74,14 @@ class Loop:
             machines.connect(ctx)
             ctx.load()
             machines.reconcile(ctx)
+            reservations.reconcile(ctx)
             replicas.reconcile(ctx)
             self.monitor.look(ctx)
             rebalance.reserve(ctx)
-            deployments.reconcile(ctx)
-            jobs.reconcile(ctx)
+            line = waiting.Line.of(ctx)
+            deployments.reconcile(ctx, line)
+            jobs.reconcile(ctx, line)
+            line.serve({"deployment": deployments.take, "job": jobs.take})
             rebalance.reconcile(ctx, self.monitor.work)
             routes.offer(ctx)
             orders.order(ctx)

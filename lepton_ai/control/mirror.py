@@ -19,7 +19,7 @@ from lepton_ai.spec.base import Model
 from lepton_ai.spec.workload import ReleaseSpec
 from lepton_ai.store import Create, Delete, Lease, Op, Record, Store, Update
 
-KINDS = ("node", "deployment", "job", "replica", "ingress")
+KINDS = ("node", "deployment", "job", "replica", "ingress", "reservation", "workspace")
 RELEASE = "release"
 RELEASES_KEPT = 256
 BATCH = 256
@@ -176,7 +176,7 @@ class Mirror:
     def _reload(self) -> None:
         since, seen = self._store.revision(), set[str]()
         # Jobs before their replicas: of those that rest the replicas are not kept either.
-        for kind in ("node", "deployment", RELEASE, "job", "replica", "ingress"):
+        for kind in ("node", "deployment", RELEASE, "job", "replica", "ingress", "reservation", "workspace"):
             after = ""
             while page := self._store.list(kind, after=after, limit=PAGE):
                 for record in page:

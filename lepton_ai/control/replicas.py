@@ -76,7 +76,9 @@ def creation(ctx: Context, owner: Record, template: Template, node: str, values:
         "drain_s": template.drain_s,
         **values,
     }
-    ctx.reserve(node, template.resources, ports_of(spec.port, spec.ports), name)
+    if template.avoid:  # so that those it avoids keep away from it too
+        stored["avoid"] = list(template.avoid)
+    ctx.reserve(node, template.resources, ports_of(spec.port, spec.ports), name, owner.workspace)
     return Create(owner.workspace, "replica", name, stored, {"phase": "placed"}, owner.uid, uid)
 
 
@@ -181,7 +183,10 @@ def _reserve(ctx: Context, record: Record) -> None:
     ports = [] if missing(ctx, record) else ports_of(spec.port, spec.ports)
     if ports or (record.status.get("port") and not missing(ctx, record)):
         ports += [int(record.status.get("port") or 0)]
-    ctx.reserve(str(record.spec["node"]), spec.resources, ports, record.name)
+    ctx.reserve(str(record.spec["node"]), spec.resources, ports, record.name, record.workspace)
+    for other in record.spec.get("avoid") or ():
+        group = f"{record.workspace}/{other}"
+        ctx.shy[group] = ctx.shy.get(group, frozenset()) | {f"{record.workspace}/{spec.owner}"}
 
 
 def _look(ctx: Context, record: Record) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def ends(ctx: Context, fleet: Fleet, wanted: Wanted) -> dict[str, Update]:
     enough = count
     if wanted.spec.spread == "required" and not fleet.leaving:
         # One a node: more than there are nodes never come, and the old ones need not wait for them.
-        enough = min(count, ctx.usable(wanted.spec.template.nodes))
+        enough = min(count, ctx.usable_for(wanted.spec.template))
     # Those of silent nodes that may be back in a moment are neither counted nor ended before all is well.
     useful = [copy for copy in others if replicas.serves(ctx, copy)]
     weak = [copy for copy in others if copy.status.get("phase") == "unready"][: len(good)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from lepton_ai.control.folder import NODES
+from lepton_ai.control.reservations import held_by
 from lepton_ai.scheduler.snapshot import Node, Snapshot, amounts, ports_of
 from lepton_ai.spec.container import Port
 from lepton_ai.spec.workload import Resources
@@ -26,6 +27,7 @@ def room(store: Store) -> Snapshot:
         held[node] |= _ports(record)
         if not record.status.get("ending"):
             groups[f"{record.owner_uid}#{record.spec.get('release', 0)}"][node] += 1
+    lent = {node: item.name for item in store.list("reservation", workspace=NODES) for node in held_by(item.status)}
     nodes = []
     taken: dict[str, dict[int, str]] = defaultdict(dict)
     for record in store.list("node", workspace=NODES):
@@ -42,6 +44,9 @@ def room(store: Store) -> Snapshot:
                 (own[0], own[1], own[2]),
                 str(status.get("reason") or ""),
                 address,
+                labels=record.spec.get("labels") or {},
+                taints=frozenset(record.spec.get("taints") or ()),
+                reservation=lent.get(record.name, ""),
                 planned=float(load.get("s") or 0.0),
                 limit=float(load.get("limit") or 1.0),
             )

@@ -44,7 +44,7 @@ def preempt(
     """What to end so that all of `requests` find room together; None when nothing that may be ended gives it.
 
     Args:
-        running: what holds room in `snapshot`; what is ending already is left out.
+        running: what holds room in `snapshot`.
         workspaces: only of these anything may be ended (None: of any); see `fair.lenders`.
     """
     listed = list(running)
@@ -53,7 +53,7 @@ def preempt(
     rank, named = min(request.priority for request in requests), {request.reservation for request in requests}
 
     def may(held: Held) -> bool:
-        if held.lent and named == {held.lent}:
+        if held.ending or (held.lent and named == {held.lent}):
             return True
         allowed = workspaces is None or held.workspace in workspaces
         return allowed and held.preemptible and held.priority < rank
@@ -69,7 +69,7 @@ def awaited(snapshot: Snapshot, requests: Sequence[Request], running: Iterable[H
 
     None: not even when all of it has.
     """
-    single = [replace(held, gang=False, keep=0, priority=0, lent="") for held in running]
+    single = [replace(held, gang=False, keep=0, priority=0, lent="", ending=False) for held in running]
     return _clear(snapshot, requests, _units(single, lambda _: True), _spare(single))
 
 
@@ -90,16 +90,17 @@ class _Unit:
 
     def __post_init__(self) -> None:
         first = min(self.members, key=lambda held: held.uid)
-        priority = max(-1 if held.lent else held.priority for held in self.members)
+        stay = [held for held in self.members if not held.ending]
+        priority = max((-1 if held.lent else held.priority for held in stay), default=-2)
         youngest = max(held.since_ms for held in self.members)
-        self.cost = (priority, len(self.members), -youngest, first.uid)
+        self.cost = (priority, len(stay), -youngest, first.uid)
 
 
 def _units(listed: list[Held], may: _May) -> list[_Unit]:
     gangs: dict[str, list[Held]] = defaultdict(list)
     units = []
     for held in listed:
-        if held.gang:
+        if held.gang and not held.ending:
             gangs[held.owner].append(held)
         elif may(held):
             units.append(_Unit([held]))
@@ -108,8 +109,8 @@ def _units(listed: list[Held], may: _May) -> list[_Unit]:
 
 def _spare(listed: list[Held]) -> Counter[str]:
     """How many single replicas of each owner may go."""
-    found = Counter(held.owner for held in listed)
-    for held in {held.owner: held for held in listed}.values():
+    found = Counter(held.owner for held in listed if not held.ending)
+    for held in {held.owner: held for held in listed if held.keep > 0}.values():
         found[held.owner] -= held.keep
     return found
 
@@ -180,9 +181,9 @@ def _settle(state: _State, request: Request) -> int | None:
             else:
                 del state.low[number]
             state.known.pop(number, None)
-        if not unit.members[0].gang:
+        if not _whole(unit):
             state.spare[unit.members[0].owner] -= 1
-            if unit.members[0].keep:
+            if unit.members[0].keep > 0:
                 state.known.clear()
     placed = place(state.snapshot, [bound])[0]
     if placed.node is None:
@@ -253,7 +254,7 @@ def _needed(state: _State, request: Request, index: int) -> tuple[_Cost, list[_U
 def _cost(gone: list[_Unit]) -> _Cost:
     """Of victims: the largest priority among them, how many replicas, and the age of the oldest (older costs more)."""
     oldest = max((unit.cost[2] for unit in gone), default=0)
-    return max((unit.cost[0] for unit in gone), default=-2), sum(unit.cost[1] for unit in gone), oldest
+    return max((unit.cost[0] for unit in gone), default=-3), sum(unit.cost[1] for unit in gone), oldest
 
 
 def _allowed(state: _State, index: int, key: Callable[[_Unit], tuple[Any, ...]]) -> list[_Unit]:
@@ -262,10 +263,15 @@ def _allowed(state: _State, index: int, key: Callable[[_Unit], tuple[Any, ...]])
     found = []
     for unit in sorted(state.here[index], key=key):
         owner = unit.members[0].owner
-        if unit.members[0].gang or taken[owner] < state.spare[owner]:
-            taken[owner] += 1
+        if _whole(unit) or taken[owner] < state.spare[owner]:
+            taken[owner] += not _whole(unit)
             found.append(unit)
     return found
+
+
+def _whole(unit: _Unit) -> bool:
+    """Whether it does not count as one of the single replicas that its owner can spare."""
+    return unit.members[0].gang or unit.members[0].ending
 
 
 def _room(row: Snapshot, request: Request) -> NDArray[np.int64] | None:
@@ -309,10 +315,13 @@ def _still(snapshot: Snapshot, asked: list[Request], gone: list[_Unit], state: _
 def _why(found: Preemption, rank: int) -> str:
     if not found.victims:
         return found.reason
-    by_node = Counter(held.node for held in found.victims)
+    victims = [held for held in found.victims if not held.ending]
+    if not victims:
+        return "there is room once what is ending has ended"
+    by_node = Counter(held.node for held in victims)
     where = ", ".join(f"{count} on {node}" for node, count in sorted(by_node.items())[:4])
     where += f" and more on {len(by_node) - 4} nodes" if len(by_node) > 4 else ""
-    count, top = len(found.victims), max(held.priority for held in found.victims)
-    lent = all(held.lent for held in found.victims)
+    count, top = len(victims), max(held.priority for held in victims)
+    lent = all(held.lent for held in victims)
     right = "on nodes that are only lent to them" if lent else f"of priority {top} or less for one of {rank}"
     return f"ends {count} replica{'s' if count > 1 else ''} {right}: {where}"

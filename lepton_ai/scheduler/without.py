@@ -21,7 +21,7 @@ class Held:
 
     All of a `gang` (the workers of one owner) go or none. Of an owner at least `keep` of those that are listed stay.
     `devices` are the accelerators that it uses, when that is known. `lent` names the reservation of its node, where
-    its own request does not name it.
+    its own request does not name it. One that is `ending` already costs nothing, and may be waited for by anyone.
     """
 
     uid: str
@@ -37,6 +37,7 @@ class Held:
     since_ms: int = 0
     devices: tuple[int, ...] = ()
     lent: str = ""
+    ending: bool = False
 
 
 def without(snapshot: Snapshot, gone: Sequence[Held], index: Mapping[str, int]) -> Snapshot:
