@@ -147,7 +147,7 @@ class Network:
     def __call__(self, inputs: Array) -> NDArray[np.float64]:
         """Residuals (n, 2, horizons): [:, 0] to the median, [:, 1] to the upper quantile."""
         (found,) = self._session.run(["residuals"], {"features": inputs})
-        return np.asarray(found, dtype=np.float64).reshape(len(inputs), 2, -1)
+        return np.asarray(found, dtype=np.float64).reshape(len(inputs), 2, len(self.horizons))
 
 
 def _horizons(metadata: dict[str, str]) -> tuple[int, ...]:

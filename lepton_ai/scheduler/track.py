@@ -58,7 +58,7 @@ class Track:
         for column, step in enumerate(self.horizons):
             made = self._now - step
             place = made % self._ring
-            due = (self._made[slots, place] == made) & np.isfinite(came)
+            due = (self._made[slots, place] == made) & (made >= 0) & np.isfinite(came)
             ahead = self._ahead[slots, place, :, :, column]  # (series, median or upper, which forecast)
             off = came[:, None, None] - ahead
             lost = np.stack(
