@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from lepton_ai.errors import Conflict, Invalid, Unavailable
 from lepton_ai.spec.base import uuid7
@@ -36,14 +36,33 @@ from lepton_ai.store.watch import CHANNEL, Watch
 KEEP_CHANGES = 10_000
 PRUNE_EVERY = 256
 
+# Made once: to build a statement anew costs more than to run it.
+_NAMED = select(records.c.uid).where(
+    records.c.workspace == bindparam("in_workspace"),
+    records.c.kind == bindparam("of_kind"),
+    records.c.name == bindparam("called"),
+)
+_BY_UID = select(*COLUMNS).where(records.c.uid == bindparam("of_uid"))
+_CREATE, _LOG = insert(records), insert(changes)
+_CHANGE = (
+    update(records)
+    .where(records.c.uid == bindparam("of_uid"))
+    .values(
+        {name: bindparam(name) for name in ("spec", "status", "state", "generation", "revision", "updated_ms")}
+        | {"deleting_ms": bindparam("deleting_ms")}
+    )
+)
+_DELETE = delete(records).where(records.c.uid == bindparam("of_uid"), records.c.revision == bindparam("at_revision"))
+
 
 @dataclass(slots=True)
 class _Write:
-    """A write in progress: its connection and the last revision it has given out."""
+    """A write in progress: its connection, the last revision it has given out, and the changes it will have made."""
 
     connection: Connection
     start: int
     revision: int
+    log: list[dict[str, object]] = field(default_factory=list)
 
 
 class Store(Reads):
@@ -259,6 +278,8 @@ class Store(Reads):
     def _finish(self, write: _Write) -> None:
         if write.revision == write.start:
             return
+        if write.log:
+            write.connection.execute(_LOG, write.log)
         write.connection.execute(update(counter).values(revision=write.revision))
         if write.revision // PRUNE_EVERY != write.start // PRUNE_EVERY:
             write.connection.execute(delete(changes).where(changes.c.revision <= write.revision - KEEP_CHANGES))
@@ -275,18 +296,16 @@ class Store(Reads):
             return self._create(write, op)
         if isinstance(op, Update):
             return self._update(write, op)
-        gone = delete(records).where(records.c.uid == op.record.uid, records.c.revision == op.record.revision)
-        if write.connection.execute(gone).rowcount != 1:
+        gone = {"of_uid": op.record.uid, "at_revision": op.record.revision}
+        if write.connection.execute(_DELETE, gone).rowcount != 1:
             raise _conflict(write.connection, op.record)
         self._log(write, op.record, deleted=True)
         return None
 
     def _create(self, write: _Write, op: Create) -> Record:
         validate(op)
-        existing = select(records.c.uid).where(
-            records.c.workspace == op.workspace, records.c.kind == op.kind, records.c.name == op.name
-        )
-        if write.connection.execute(existing).scalar() is not None:
+        named = {"in_workspace": op.workspace, "of_kind": op.kind, "called": op.name}
+        if write.connection.execute(_NAMED, named).scalar() is not None:
             raise Conflict(
                 f"{op.kind} {op.name!r} exists already in workspace {op.workspace!r}",
                 hint="choose another name, or change the one that exists",
@@ -300,13 +319,12 @@ class Store(Reads):
         )  # fmt: skip
         values = {name: getattr(record, name) for name in Record.__slots__}
         values |= {"spec": spec, "status": status, "state": state_of(record.status)}
-        write.connection.execute(insert(records).values(**values))
+        write.connection.execute(_CREATE, values)
         self._log(write, record, deleted=False)
         return record
 
     def _update(self, write: _Write, op: Update) -> Record:
-        query = select(*COLUMNS).where(records.c.uid == op.record.uid)
-        row = write.connection.execute(query).one_or_none()
+        row = write.connection.execute(_BY_UID, {"of_uid": op.record.uid}).one_or_none()
         if row is None or row.revision != op.record.revision:
             raise _conflict(write.connection, op.record)
         before = row.spec, row.status, row.deleting_ms
@@ -319,33 +337,31 @@ class Store(Reads):
         values |= {"revision": write.revision + 1, "updated_ms": self.now_ms()}
         values["generation"] += spec != row.spec
         record = record_of([values[name] for name in Record.__slots__])
-        write.connection.execute(
-            update(records)
-            .where(records.c.uid == record.uid)
-            .values(
-                spec=spec,
-                status=status,
-                state=state_of(record.status),
-                generation=record.generation,
-                revision=record.revision,
-                updated_ms=record.updated_ms,
-                deleting_ms=deleting_ms,
-            )
-        )
+        changed = {
+            "of_uid": record.uid,
+            "spec": spec,
+            "status": status,
+            "state": state_of(record.status),
+            "generation": record.generation,
+            "revision": record.revision,
+            "updated_ms": record.updated_ms,
+            "deleting_ms": deleting_ms,
+        }
+        write.connection.execute(_CHANGE, changed)
         self._log(write, record, deleted=False)
         return record
 
     def _log(self, write: _Write, record: Record, *, deleted: bool) -> None:
         write.revision += 1
-        write.connection.execute(
-            insert(changes).values(
-                revision=write.revision,
-                workspace=record.workspace,
-                kind=record.kind,
-                name=record.name,
-                uid=record.uid,
-                deleted=int(deleted),
-            )
+        write.log.append(
+            {
+                "revision": write.revision,
+                "workspace": record.workspace,
+                "kind": record.kind,
+                "name": record.name,
+                "uid": record.uid,
+                "deleted": int(deleted),
+            }
         )
 
     def _refuse_closed(self) -> None:
