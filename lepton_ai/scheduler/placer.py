@@ -143,6 +143,16 @@ class Placer:
         self._hold(number, ports, name)
         return held
 
+    def release(self, node: str, resources: Resources, devices: Sequence[int] = (), ports: Iterable[int] = ()) -> None:
+        """Note that this room on the node is free again: the opposite of `take`."""
+        number = self._index.get(node)
+        if number is None:
+            return
+        self._move(number, resources, [device for device in devices if device < self._slots], -1)
+        held = self._taken.get(self._address(number), {})
+        for port in ports:
+            held.pop(port, None)
+
     def snapshot(self) -> Snapshot:
         """The cell as it is now."""
         return replace(
