@@ -21,8 +21,6 @@ from lepton_ai.scheduler.snapshot import DEVICE_MILLI, Request, Snapshot, amount
 from lepton_ai.scheduler.worth import worth
 from lepton_ai.spec.workload import Resources
 
-FRESH_MOST = 50
-"""So many requests may pass before the first statistics are taken."""
 KINDS_MOST = 512
 """More kinds than this are not kept in mind at once."""
 _TIGHT = 1e-9
@@ -251,7 +249,7 @@ class Placer:
     def _learn(self) -> None:
         """Take the statistics anew; all costs are worked out again when they are needed."""
         mix = self.mix
-        self._due = max(2 * mix.seen, mix.seen + FRESH_MOST)
+        self._due = max(1.0, 2 * mix.seen)
         self._worth = worth(mix.shares) * DEVICE_MILLI
         largest = [max(1.0, float(most)) for most in self._all.max(axis=0, initial=1.0)]
         present = 2 + bool(self._slots)
