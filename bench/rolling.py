@@ -81,7 +81,10 @@ def _rows(found: Sequence[traces.Series]) -> list[Row]:
     together = float(np.nanmean(np.concatenate([values.ravel() for values in shared]))) if shared else 0.0
     made = []
     for item in found:
-        for values in item.values:
+        for measured in item.values:
+            values = np.where(measured >= 0.0, measured, np.nan)  # no load is below nothing
+            if not np.isfinite(values).any():
+                continue
             level = together if len(item.values) > 1 else float(np.nanmean(values))
             if origins(values) and level > 0.0:
                 made.append(Row(values, level, item.step_s, item.name))

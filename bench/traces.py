@@ -44,6 +44,7 @@ HOSTS_STEP_S = 300.0
 MINUTE_S = 60.0
 REQUESTS_STEP_S = 5.0
 """Requests are counted in steps of the autoscaler's tick where nothing else is asked."""
+GRID_MOST = 2_000_000
 HINT = "known columns: " + "; ".join(",".join(names) for names in COLUMNS.values()) + "; or .npz with 'cpu'"
 
 
@@ -114,6 +115,8 @@ def values(path: Path) -> tuple[float, Array]:
     gaps = np.diff(np.unique(times_s))
     step_s = float(np.median(gaps)) if len(gaps) else HOSTS_STEP_S
     place = np.rint(times_s / step_s).astype(np.int64)
+    if place[-1] > GRID_MOST:
+        raise Invalid(f"{path.name}: {len(times_s)} values over {place[-1]} steps: too thin", hint=HINT)
     count = np.bincount(place)
     with np.errstate(invalid="ignore"):
         return step_s, np.bincount(place, weights=amounts) / np.where(count > 0, count, np.nan)
