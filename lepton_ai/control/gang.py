@@ -57,7 +57,7 @@ def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], l
     if not due or (first and len(due) < len(idle)):
         return Starts(reason="a worker failed; the next try starts after a pause", paused=True)
     claimed = bool(record.status.get("claim"))
-    if first and not claimed and line.spent(spec):
+    if first and not claimed and line.spent(record, spec):
         return Starts(reason=line.behind(record))
     line.release(record)
     before = rendezvous.last(ctx, record) if spec.rendezvous else None

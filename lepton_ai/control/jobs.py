@@ -176,7 +176,8 @@ def _queued_again(job: Job, why: str) -> dict[str, Any]:
         return _status(job, "queued", f"{why}: it waits anew when its workers have ended")
     retried = int(job.record.status.get("retried", 0))
     _note(job, "queued", why)
-    return _next_run(job, "queued", why, retried=retried, told={"state": "stopped", "reason": why})
+    status = _next_run(job, "queued", why, retried=retried, told={"state": "stopped", "reason": why})
+    return {**status, "gave_way": why}
 
 
 def _ending(job: Job, verdict: str, reason: str) -> dict[str, Any]:
@@ -217,10 +218,14 @@ def _state(job: Job, paused: bool, started: bool) -> str:
 
 def _status(job: Job, state: str, reason: str) -> dict[str, Any]:
     before, workers = job.record.status, job.workers
+    if state == "queued" and before.get("gave_way"):
+        reason = f"{before['gave_way']}; {reason}"
     live = [worker.live for worker in workers if worker.live is not None]
     ready = sum(copy.status.get("phase") in RUNS for copy in live)
     status = {**before, "state": state, "reason": reason, "observed": job.record.generation, "runs": job.run}
     status.pop("claim", None)
+    if state != "queued":
+        status.pop("gave_way", None)
     status.update(active=len(live), ready=ready, succeeded=sum(worker.done for worker in workers))
     status["failed"] = sum(worker.failures for worker in workers)
     if (state == "running" or state in ENDED) and not status.get("started_ms"):

@@ -63,7 +63,7 @@ class Line:
     _booked: dict[str, dict[str, Amounts]] = field(default_factory=dict)
     _kept: dict[str, Amounts] = field(default_factory=dict)
     _failed: set[object] = field(default_factory=set)
-    _total: list[int] = field(default_factory=list)
+    _total: list[int] | None = None
     _preemptions: int = 0
     _held: list[Held] | None = None
 
@@ -105,10 +105,8 @@ class Line:
         claims = [claim for record in self.waiting.values() if (claim := self._claim(record)) is not None]
         if not claims:
             return
-        total = np.sum([amounts(ctx.capacity(ctx.nodes[name])) for name in ctx.usable_nodes] or [(0, 0, 0)], axis=0)
-        order = list(fair(total.tolist(), ctx.held, claims, ctx.weights))
+        order = list(fair(self._whole(), ctx.held, claims, ctx.weights))
         self._first_again(order)
-        self._total = total.tolist()
         for claim in order:
             self.turn = claim.uid
             yield self.waiting[claim.uid]
@@ -131,9 +129,9 @@ class Line:
                 used[row] += np.array(self._kept[name], dtype=np.int64)
         return replace(found, used=used)
 
-    def spent(self, spec: JobSpec) -> bool:
+    def spent(self, record: Record, spec: JobSpec) -> bool:
         """Whether there is no point in trying: its like found no room in this pass, or enough have been tried."""
-        return _kind(spec) in self._failed or len(self._failed) >= TRIES
+        return _kind(record, spec) in self._failed or len(self._failed) >= TRIES
 
     def behind(self, record: Record, reason: str = "") -> str:
         """What a job waits for that is behind another."""
@@ -158,7 +156,7 @@ class Line:
                 if found is not None and found.victims:
                     return self._take(record, spec, found)
         if isinstance(spec, JobSpec):
-            self._failed.add(_kind(spec))
+            self._failed.add(_kind(record, spec))
         if self.ahead is None:
             for requests in choices:
                 found = awaited(snapshot, requests, [held for held in self.held() if held.keep < 0 or held.ending])
@@ -200,10 +198,17 @@ class Line:
                 return
         order.append(own)
 
+    def _whole(self) -> list[int]:
+        """What the nodes that take work have in all."""
+        if self._total is None:
+            each = [amounts(self.ctx.capacity(self.ctx.nodes[name])) for name in self.ctx.usable_nodes]
+            self._total = np.sum(each or [(0, 0, 0)], axis=0).tolist()
+        return self._total
+
     def _lenders(self, record: Record, requests: Sequence[Request]) -> frozenset[str]:
         each = [amounts(request.resources) for request in requests]
         asked = (sum(a[0] for a in each), sum(a[1] for a in each), sum(a[2] for a in each))
-        return lenders(self._total, self.ctx.held, Claim(record.uid, record.workspace, asked), self.ctx.weights)
+        return lenders(self._whole(), self.ctx.held, Claim(record.uid, record.workspace, asked), self.ctx.weights)
 
     def _take(self, record: Record, spec: Owned, found: Preemption) -> Room:
         """End the victims for `record`, and claim the room that they leave."""
@@ -329,10 +334,11 @@ def _times(spec: JobSpec | DeploymentSpec, count: int) -> Amounts:
     return one[0] * count, one[1] * count, one[2] * count
 
 
-def _kind(spec: JobSpec) -> object:
+def _kind(record: Record, spec: JobSpec) -> object:
     """Jobs of which this is equal find room or none alike."""
     t = spec.template
     rank = spec.rank if spec.can_preempt else None
+    workspace = record.workspace if spec.can_preempt or t.reservation or t.avoid else None
     ports = tuple(port.number for port in t.ports if port.exposed)
     where = (t.nodes, tuple(sorted(t.node_labels.items())), t.tolerations, t.reservation, t.burst, t.avoid)
-    return (t.resources, spec.workers, spec.rendezvous, rank, t.port, ports, where)
+    return (workspace, t.resources, spec.workers, spec.rendezvous, rank, t.port, ports, where)

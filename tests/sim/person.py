@@ -18,8 +18,9 @@ class Person:
 
     def deploy(self, name: str, *words: str, **fields: Any) -> Record:
         """A new deployment: `words` are its program (see machine.py), `fields` of DeploymentSpec or Template."""
+        workspace = fields.pop("workspace", WORKSPACE)
         spec = DeploymentSpec(template=template(words, fields), **fields)
-        made = self.store.create(WORKSPACE, "deployment", name, spec.model_dump(mode="json"))
+        made = self.store.create(workspace, "deployment", name, spec.model_dump(mode="json"))
         self.store.batch([_release(made, spec)])
         return made
 
@@ -51,8 +52,9 @@ class Person:
 
     def run(self, name: str, *words: str, **fields: Any) -> Record:
         """A new job."""
+        workspace = fields.pop("workspace", WORKSPACE)
         spec = JobSpec(template=template(words, fields), title=name, **fields)
-        return self.store.create(WORKSPACE, "job", name, spec.model_dump(mode="json"))
+        return self.store.create(workspace, "job", name, spec.model_dump(mode="json"))
 
     def stop(self, name: str, stopped: bool = True) -> None:
         record = self.job(name)
@@ -64,6 +66,16 @@ class Person:
     def drain(self, node: str, drained: bool = True) -> None:
         record = self.store.get("system", "node", node)
         self.store.update(record, spec={**record.spec, "unschedulable": drained})
+
+    def mark(self, node: str, **fields: Any) -> None:
+        """Labels and taints of a node."""
+        record = self.store.get("system", "node", node)
+        self.store.update(record, spec={**record.spec, **fields})
+
+    def reserve(self, name: str, nodes: int, **fields: Any) -> Record:
+        """A reservation of that many nodes for the workspace."""
+        spec = {"workspace": WORKSPACE, "nodes": nodes, "start_s": 0, "end_s": None, "users": [], "title": "", **fields}
+        return self.store.create("system", "reservation", name, spec)
 
     def deployment(self, name: str) -> Record:
         return self.store.get(WORKSPACE, "deployment", name)
