@@ -9,6 +9,7 @@ series, which the bootstrap draws.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import traces
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from lepton_ai.scheduler import learn
 from lepton_ai.scheduler.forecast import HISTORY, Forecaster
 from lepton_ai.scheduler.naive import among
 
@@ -240,3 +242,19 @@ def gains(ours: Sequence[Losses], base: Sequence[Losses], draws: int, seed: int)
 def gain(ours: Losses, base: Losses) -> Array:
     """(2,): the share by which WAPE and pinball fell on one data set, mean of horizons."""
     return np.array([(1.0 - ours.wape() / base.wape()).mean(), (1.0 - ours.loss() / base.loss()).mean()])
+
+
+def adapting(rows: Sequence[Row], model: bytes) -> dict[str, object]:
+    """`model` adapted to the first half of the rows' time, against itself on the second half, which it did not see."""
+    halves = [len(row.values) // 2 for row in rows]
+    before = [row.values[:half] for row, half in zip(rows, halves, strict=True)]
+    started_s = time.thread_time()
+    new = learn.adapt(model, before)
+    found: dict[str, object] = {"used": new.used, "adapt_cpu_s": round(time.thread_time() - started_s, 3)}
+    after = [Row(row.values[half - HISTORY :], row.level) for row, half in zip(rows, halves, strict=True)]
+    after = [row for row in after if origins(row.values)]
+    if new.used and after:
+        old, ours = (losses(after, plain(Forecaster(model=which))(after)) for which in (model, new.model))
+        wape, pinball = 100.0 * gain(ours, old)
+        found |= {"wape_gain_over_old": round(float(wape), 2), "pinball_gain_over_old": round(float(pinball), 2)}
+    return found

@@ -178,13 +178,14 @@ def folds(given: Data, other: Data, seed: int, size: dict[str, int]) -> dict[str
 
 
 def left_out(given: Data, other: Data, seed: int, size: dict[str, int]) -> dict[str, object]:
-    """Each data set judged by a network that never saw it (nor another of its source)."""
+    """Each data set judged by a network that never saw it (nor another of its source), and what adapting adds then."""
     found: dict[str, object] = {}
     for data, rows in given.items():
         source = data.split("-")[0]
         taught = {name: held for name, held in given.items() if name.split("-")[0] != source}
         more = {name: held for name, held in other.items() if name.split("-")[0] != source}
-        found[data] = judge(rows, network.pack(trained(taught, more, seed, size)))
+        model = network.pack(trained(taught, more, seed, size))
+        found[data] = {**judge(rows, model), "adapted": rolling.adapting(rows, model)}
     return found
 
 
