@@ -27,7 +27,7 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.scheduler.rebalance import Rules
 
 MUST, AIM, MOST = 20.0, 30.0, 0.35
-SEEDS = 3
+SEEDS = 2
 NETWORK = "with the network"
 POLICY = "policy only"
 ORACLE = "oracle (same moves)"
@@ -38,16 +38,13 @@ RULES = (
     Threshold("THR", 0.9, "MMT", "least"),
     Threshold("THR", 0.95, "MMT", "least"),
     Threshold("THR", 1.0, "MMT", "least"),
-    Threshold("THR", 1.0, "MC", "least"),
     Threshold("IQR", 0.5, "MMT", "least"),
     Threshold("MAD", 1.0, "MMT", "least"),
     Threshold("LR", 1.0, "MMT", "least"),
-    Threshold("LR", 1.0, "MC", "least"),
-    Threshold("LR", 1.2, "MMT", "least"),
 )
 """The best of each kind among 47 settings tried (levels, selections, targets), and CloudSim's own (the first)."""
-GRID = tuple(product((0.8, 0.85, 0.9), (0.005, 0.01, 0.02)))
-"""Limit, least gain: for the cross-validation."""
+GRID = ((0.85, 0.01), *product((0.8, 0.9), (0.005, 0.02)))
+"""Limit, least gain: for the cross-validation; the first is what ships."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,8 @@ def measure(days: Sequence[Day], seeds: int, quick: bool) -> list[Cell]:
         ANY: (Foreseeing, 1),
     }
     for rule in RULES[-3:] if quick else RULES:
-        makers[f"rule {rule.name}"] = ((lambda rule=rule: replace(rule)), seeds)
-        makers[f"rule {rule.name}, at most {MOST}"] = ((lambda rule=rule: replace(rule, most=MOST)), seeds)
+        makers[f"rule {rule.name}"] = ((lambda rule=rule: replace(rule)), 1)
+        makers[f"rule {rule.name}, at most {MOST}"] = ((lambda rule=rule: replace(rule, most=MOST)), 1)
     cells = []
     for placement, day in product(PLACEMENTS, days):
         base = [run(day, placement, seed, None) for seed in range(seeds)]
@@ -190,7 +187,7 @@ def validation(days: Sequence[Day], goals: dict[str, dict[str, object]]) -> list
     for column in range(len(days)):
         best = int(np.argmax(np.delete(saved, column, axis=1).mean(axis=1)))
         left_out.append(float(saved[best, column]))
-    shipped = saved[GRID.index((0.85, 0.01))]
+    shipped = saved[0]
     value = round(float(np.mean(left_out)), 1)
     goals["14 left-out days"] = report.goal(
         value, "% fewer", must=MUST, aim=AIM, met=value >= MUST, shipped=round(float(shipped.mean()), 1),
