@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lepton_ai.control import replicas
+from lepton_ai.control.asks import ask, group_of, title
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Record, Update
 from lepton_ai.scheduler.habit import habit
@@ -240,10 +241,11 @@ def _described(ctx: Context, record: Record) -> tuple[Request, str, float]:
         return Request(record.uid, spec.resources), "being removed", 1.0
     if owner.kind == "job":
         job = ctx.mirror.parse(owner, JobSpec)
-        return Request.of(record.uid, job.template), _job_stays(owner, record, job), JOB_COST
+        return ask(ctx, owner, job, job.template, record.uid), _job_stays(owner, record, job), JOB_COST
     deployment = ctx.mirror.parse(owner, DeploymentSpec)
     known = owner.uid in ctx.per_node
-    request = Request.of(record.uid, deployment.template, _group(record), ctx.per_node.get(owner.uid))
+    per_node = ctx.per_node.get(owner.uid)
+    request = ask(ctx, owner, deployment, deployment.template, record.uid, _group(record), per_node)
     held = _stays(ctx, owner, record, deployment) if known else "not looked at in this pass"
     return request, held, 1.0
 
@@ -274,11 +276,14 @@ def _job_stays(owner: Record, record: Record, spec: JobSpec) -> str:
 
 
 def _groups(ctx: Context) -> dict[str, dict[str, int]]:
-    """How many of each release stand where, or are on their way there."""
+    """How many of each release stand where, or are on their way there; and of whatever others may avoid."""
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for record in ctx.mirror.running():
+        node, owner = str(record.spec.get("node")), ctx.mirror.get(str(record.owner_uid))
         if not record.status.get("ending") and not move_of(record):
-            found[_group(record)][str(record.spec.get("node"))] += 1
+            found[_group(record)][node] += 1
+        if owner is not None:
+            found[group_of(owner.workspace, title(owner))][node] += 1
     return {group: dict(counts) for group, counts in found.items()}
 
 
