@@ -34,15 +34,12 @@ ORACLE = "oracle (same moves)"
 ANY = "oracle (any number of moves)"
 RULES = (
     Threshold("THR", 0.8, "MMT", "fullest"),
-    Threshold("THR", 0.8, "MMT", "least"),
     Threshold("THR", 0.9, "MMT", "least"),
-    Threshold("THR", 0.95, "MMT", "least"),
     Threshold("THR", 1.0, "MMT", "least"),
-    Threshold("IQR", 0.5, "MMT", "least"),
-    Threshold("MAD", 1.0, "MMT", "least"),
     Threshold("LR", 1.0, "MMT", "least"),
 )
-"""The best of each kind among 47 settings tried (levels, selections, targets), and CloudSim's own (the first)."""
+"""CloudSim's own, and the best of 47 settings of THR, IQR, MAD and LR that were tried on these traces: IQR and MAD save
+as much as THR 0.9 at best, with as many moves."""
 GRID = ((0.85, 0.01), *product((0.8, 0.9), (0.005, 0.02)))
 """Limit, least gain: for the cross-validation; the first is what ships."""
 
