@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -252,3 +253,58 @@ def test_a_job_without_a_checkpoint_stays(cell: Cell) -> None:
     world = trained(cell)
     assert all(node == "node-1" for number in range(6) for node, _ in world.copies(f"train-{number}"))
     assert any("without a checkpoint: 6" in text for text in world.notes.of("node/node-1", "Overloaded"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_while_things_move(cell: Cell, seed: int) -> None:
+    """Loads that change, drains, releases, other sizes, agents and leaders that die: requests and replicas are kept."""
+    rng = random.Random(seed)
+    world = cell(4, seed=seed, capacity=NODE, options=Options(rebalance_s=3.0, rebalance_patience_s=3.0, move_s=10.0))
+    fields = {"resources": SMALL, "idempotent": True}
+    world.person.deploy("movies", "start=1500", replicas={"min": 6, "max": 6}, survive={"node": 1}, **fields)
+    world.person.deploy("other", replicas={"min": 3, "max": 3}, survive={"node": 1}, **fields)
+    world.until(lambda: world.ready("movies", 6) and world.ready("other", 3), 30)
+    world.call("movies", 8)
+    world.call("other", 4)
+    world.run(2)
+    drained = ""
+    for _ in range(12):
+        for node, copy in [*world.copies("movies"), *world.copies("other")]:
+            hot = rng.random() < 0.4
+            world.machines[node].works(copy.spec.uid, rng.randint(300, 600) if hot else rng.randint(20, 120))
+        event = rng.choice(["drain", "undrain", "release", "size", "agent", "leader", "nothing", "nothing", "nothing"])
+        if event == "drain" and not drained:
+            drained = rng.choice(list(world.machines))
+            world.person.drain(drained)
+        elif event == "undrain" and drained:
+            world.person.drain(drained, False)
+            drained = ""
+        elif event == "release":
+            world.person.release("movies", "start=1500", **fields)
+        elif event == "size":
+            size = rng.choice([4, 6, 7])
+            world.person.change("movies", replicas={"min": size, "max": size})
+        elif event == "agent":
+            name = rng.choice(list(world.machines))
+            world.machines[name].kill_agent()
+            world.run(0.5)
+            world.machines[name].start_agent()
+        elif event == "leader":
+            world.kill_control()
+            world.run(rng.uniform(0, 8))
+            world.start_control()
+        run_only(world, rng.randint(3, 15))
+    if drained:
+        world.person.drain(drained, False)
+    world.until(lambda: not world.at_rest(), 90, world.at_rest)
+    assert world.gateway.failed == []
+    assert world.notes.of("deployment/movies", "Moving") or world.notes.of("deployment/other", "Moving")
+
+
+def run_only(world: World, seconds: int) -> None:
+    """Use stays about what it was; the figures of a live machine always move a little."""
+    for second in range(seconds):
+        for machine in world.machines.values():
+            for uid, (cpu, memory) in list(machine.uses.items()):
+                machine.works(uid, cpu + 1 - 2 * (second % 2), memory)
+        world.run(1)
