@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lepton_ai.api import models, sight
+from lepton_ai.api import models, reservations, sight
 from lepton_ai.api.call import Call, missing, retried
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.form import DeployForm, is_token, serving, written
 from lepton_ai.api.holdings import holds
 from lepton_ai.api.place import possible
 from lepton_ai.control.routes import endpoint_context
-from lepton_ai.errors import Conflict, Invalid, NotFound
+from lepton_ai.errors import Conflict, Forbidden, Invalid, NotFound
 from lepton_ai.spec.base import uuid7
 from lepton_ai.spec.container import Owned
 from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Replicas, Template
@@ -170,8 +170,8 @@ def resolve(cell: Cell, ws: str, form: DeployForm, *, planning: bool = False) ->
 
 def check(call: Call, template: Template) -> None:
     """Raises NotFound for what the template names and does not exist (for who asks): secrets, logins, blobs, volumes,
-    nodes; Forbidden for a path of a volume that is not theirs; Invalid without a command where no image runs, and
-    without an image where nothing else does.
+    nodes, a reservation; Forbidden for a path of a volume that is not theirs; Invalid without a command where no image
+    runs, and without an image where nothing else does.
     """
     cell, ws = call.cell, call.ws
     if not template.command and cell.settings.runtime.startswith("process://"):
@@ -201,6 +201,16 @@ def check(call: Call, template: Template) -> None:
         for name in template.nodes:
             if name not in known:
                 raise missing("node", name, known, "lepton node ls")
+    if template.reservation:
+        reservations.check(call, template.reservation)
+
+
+def ranked(call: Call, spec: Owned) -> None:
+    """Raises Forbidden for a priority above what whoever runs the cell grants the workspace."""
+    most = call.cell.workspaces.get(call.ws).priority_most
+    if spec.priority is not None and spec.priority > most:
+        hint = f"ask for {most} or less, or whoever owns the cell: lepton workspace set {call.ws} --priority-most N"
+        raise Forbidden(f"priority {spec.priority} is above the {most} of workspace {call.ws}", hint=hint)
 
 
 def secret_is_there(call: Call, name: str) -> bool:
@@ -227,6 +237,7 @@ def decide(call: Call, form: DeployForm, template: Template) -> Decision:
         number = _next(cell, record, number)
     tokens, secrets = _tokens(call, form, old)
     spec = form.spec(template, tokens, secrets, number, call.actor if old is None else old.created_by)
+    ranked(call, spec)
     return Decision(form.name, spec, old, record, fresh, form.note)
 
 

@@ -59,7 +59,7 @@ def _plan(call: Call) -> dict[str, Any]:
     template = deploy.resolve(call.cell, call.ws, form, planning=True)
     missing = template.model_copy(update={"blobs": ()}) if form.model else template
     deploy.check(call, missing)
-    return plan(call.cell, deploy.decide(call, form, template))
+    return plan(call.cell, deploy.decide(call, form, template), call.ws)
 
 
 def _list(call: Call) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lepton_ai.api import form, tenants
+from lepton_ai.api import form, nodes, tenants
 from lepton_ai.wire import schemas
 from lepton_ai.wire.schemas import OBJECT, SHOWN, many, one_of, text, thing, whole
 
@@ -119,6 +119,7 @@ SAID: dict[str, Said] = {
     "GET /deployments/{owner}/replicas/{name}/log": Said("What a replica prints, as it comes", media=_TEXT),
     # -- nodes
     "GET /x/nodes": Said("The nodes of the cell", many(OBJECT)),
+    "PATCH /x/nodes/{name}": Said("Labels and taints of a node", OBJECT, nodes.MarkForm),
     "POST /x/nodes/{name}/drain": Said("Moves work away, places nothing new", OBJECT),
     "POST /x/nodes/{name}/undrain": Said("Takes work again", OBJECT),
     "GET /x/top": Said("The workspace's replicas, by what they use", many(OBJECT)),
@@ -131,7 +132,7 @@ SAID: dict[str, Said] = {
     "GET /shapes": Said("Sizes that a node could hold, priced", many(SHOWN), query={
         "node_groups": many(text()), "purpose": text()}),
     "GET /x/reservations": Said("Reservations for the workspace", many(SHOWN)),
-    "POST /x/reservations": Said("Records a reservation", SHOWN, schemas.RESERVATION),
+    "POST /x/reservations": Said("Reserves nodes", SHOWN, schemas.RESERVATION),
     "DELETE /x/reservations/{name}": Said("Removes it", OBJECT),
     # -- storage
     f"POST {_GROUP}/volumes": Said("Adds a volume", SHOWN, schemas.VOLUME),
@@ -173,6 +174,7 @@ SAID: dict[str, Said] = {
     "DELETE /x/registries/{name}": Said("Removes one", OBJECT),
     "GET /x/workspaces": Said("The workspaces of the cell", many(OBJECT)),
     "POST /x/workspaces": Said("Adds one; its first token is shown this once", OBJECT, tenants.WorkspaceForm),
+    "PATCH /x/workspaces/{name}": Said("What it is granted", OBJECT, tenants.ShareForm),
     "DELETE /x/workspaces/{name}": Said("Removes one without work", OBJECT, query={"purge": _FLAG}),
     # -- templates
     "GET /templates/public": Said("Templates that ship with the cell", many(SHOWN)),

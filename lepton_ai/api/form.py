@@ -12,9 +12,9 @@ from pydantic import Field, field_validator
 from lepton_ai.api.check import validated
 from lepton_ai.errors import Invalid
 from lepton_ai.spec.base import Model, Name
-from lepton_ai.spec.container import Allowlist, Balance, Owned
+from lepton_ai.spec.container import PRIORITY_MOST, Allowlist, Balance, Owned
 from lepton_ai.spec.workload import BlobRef, DeploymentSpec, JobSpec, Replicas, Template
-from lepton_ai.wire import shapes
+from lepton_ai.wire import queue, shapes
 from lepton_ai.wire.record import environment_name
 
 MODEL_FILE = "model.lepton"
@@ -30,11 +30,27 @@ class FromSecret(Model):
 
 
 class OwnedForm(Model):
-    """Whose it is and who sees it (see spec.container.Owned); who made it is not asked for."""
+    """Whose it is, who sees it and how it waits (see spec.container.Owned); who made it is not asked for.
+
+    `priority` is a number or a word of the public client ("low", "mid-5000").
+    """
 
     labels: dict[str, str] = Field(default_factory=dict)
     visibility: Literal["public", "private"] = "public"
+    priority: int | None = Field(default=None, ge=0, le=PRIORITY_MOST)
+    can_preempt: bool | None = None
+    preemptible: bool | None = None
     advisory: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("priority", mode="before")
+    @classmethod
+    def _priority(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return queue.priority(value)
+        except Invalid as error:
+            raise ValueError(f"{error.message}; {error.hint}") from None
 
     @field_validator("labels")
     @classmethod
@@ -107,7 +123,8 @@ class DeployForm(OwnedForm):
 class JobForm(OwnedForm):
     """Work that ends. `name` is the title; the job's own name gets an ending that makes it unique.
 
-    Without `rendezvous`, workers are told where worker 0 is when there are several.
+    Without `rendezvous`, workers are told where worker 0 is when there are several. `checkpoint`: it saves its state
+    and may be stopped and started again elsewhere.
     """
 
     name: Name = "job"
@@ -116,6 +133,7 @@ class JobForm(OwnedForm):
     job_retries: int = Field(default=0, ge=0, le=1000)
     start_at_ms: int | None = Field(default=None, ge=0, le=253_402_300_799_000)
     rendezvous: bool | None = None
+    checkpoint: bool = False
     ttl_s: int | None = Field(default=None, ge=0, le=10 * 365 * 86_400)
     stopped: bool = False
     template: dict[str, Any]

@@ -55,6 +55,7 @@ def create(call: Call, form: JobForm) -> Record:
     deploy.check(call, template)
     possible(call.cell.snapshot(), template)
     spec = form.spec(template, call.actor)
+    deploy.ranked(call, spec)
     value = spec.model_dump(mode="json")
     record = retried(lambda: call.cell.store.create(call.ws, KIND, unique(form.name), value))
     call.note("run", KIND, record.name)
@@ -213,9 +214,15 @@ def _patched(call: Call, record: Record, patch: dict[str, Any]) -> JobSpec:
     head = {key: value for key, value in (patch.get("metadata") or {}).items() if (key, value) != ("name", spec.title)}
     merge.same_name({"metadata": head}, record.name)
     merged = merge.merge(wire.document(record.name, spec, here), patch)
-    base = {"template": spec.template.model_dump(mode="json"), "labels": spec.labels, "visibility": spec.visibility}
+    base = {
+        "template": spec.template.model_dump(mode="json"),
+        "labels": spec.labels,
+        "visibility": spec.visibility,
+        "checkpoint": spec.checkpoint,
+    }
     form = validated(JobForm, wire.form(merged, spec.title or "job", here, base), "job")
     asked = form.spec(written(form.template, "the job"), spec.created_by).model_copy(update={"title": spec.title})
+    deploy.ranked(call, asked)
     different = [field for field in JobSpec.model_fields if getattr(asked, field) != getattr(spec, field)]
     if not different:
         raise merge.nothing("every value is what it is already")

@@ -1,6 +1,6 @@
 """Nodes over HTTP: ours under x/, and the public client's node groups, machines and shapes.
 
-GET x/nodes   POST x/nodes/NAME/drain, /undrain
+GET x/nodes   PATCH x/nodes/NAME (labels, taints)   POST x/nodes/NAME/drain, /undrain
 GET /dedicated-node-groups   GET /dedicated-node-groups/ID, …/nodes, …/machines, …/reservations   GET /shapes
 """
 
@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from pydantic import Field, field_validator
+
 from lepton_ai.api import reservations, sight, view
 from lepton_ai.api.call import Call, Router, missing, retried
+from lepton_ai.errors import Invalid
+from lepton_ai.spec.base import Model
+from lepton_ai.spec.container import MAX_LABELS, labelled, tainted
 from lepton_ai.spec.workload import Resources
 from lepton_ai.store import Record
 from lepton_ai.wire import nodes as wire
@@ -21,8 +26,28 @@ SYSTEM = "system"
 GROUP = "/dedicated-node-groups/{id}"
 
 
+class MarkForm(Model):
+    """What is to change of a node's marks: labels (null takes one away), taints (KEY=VALUE) that come and go."""
+
+    labels: dict[str, str | None] = Field(default_factory=dict, max_length=MAX_LABELS)
+    taint: tuple[str, ...] = Field(default=(), max_length=MAX_LABELS)
+    untaint: tuple[str, ...] = Field(default=(), max_length=MAX_LABELS)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: dict[str, str | None]) -> dict[str, str | None]:
+        labelled({key: text or "" for key, text in value.items()})
+        return value
+
+    @field_validator("taint", "untaint")
+    @classmethod
+    def _taints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tainted(value)
+
+
 def add(router: Router) -> None:
     router.add("GET", "/x/nodes", "read", lambda call: all_nodes(call))
+    router.add("PATCH", "/x/nodes/{name}", "cell", _mark)
     router.add("POST", "/x/nodes/{name}/drain", "cell", lambda call: _schedule(call, False), body=False)
     router.add("POST", "/x/nodes/{name}/undrain", "cell", lambda call: _schedule(call, True), body=False)
 
@@ -36,22 +61,52 @@ def add(router: Router) -> None:
 
 def all_nodes(call: Call) -> list[dict[str, Any]]:
     store, loads = call.cell.store, call.cell.measures().loads
-    return view.nodes(store.list("node"), store.list("replica", but="exited"), loads)
+    return view.nodes(store.list("node"), store.list("replica", but="exited"), loads, reservations.nodes(call))
 
 
 def _schedule(call: Call, takes_work: bool) -> dict[str, Any]:
-    name = call.path("name")
+    record = retried(lambda: _changed(call, {"unschedulable": not takes_work}))
+    call.note("undrain" if takes_work else "drain", "node", record.name)
+    return _one(call, record)
+
+
+def _mark(call: Call) -> dict[str, Any]:
+    """Labels draw work that asks for them, taints keep off work that does not tolerate them; what runs stays."""
+    form = call.form(MarkForm, "node")
+    if not (form.labels or form.taint or form.untaint):
+        raise Invalid("nothing is to change", hint='send {"labels": {...}}, {"taint": [...]} or {"untaint": [...]}')
 
     def change() -> Record:
-        record = call.cell.store.find(SYSTEM, "node", name)
-        if record is None:
-            names = [item.name for item in call.cell.store.list("node")]
-            raise missing("node", name, names, "lepton node ls")
-        return call.cell.store.update(record, spec={**record.spec, "unschedulable": not takes_work})
+        known = _found(call).spec
+        labels = {**(known.get("labels") or {}), **form.labels}
+        taints = sorted({*(known.get("taints") or ()), *form.taint} - set(form.untaint))
+        kept = {key: text for key, text in labels.items() if text is not None}
+        if max(len(kept), len(taints)) > MAX_LABELS:
+            raise Invalid(f"a node has at most {MAX_LABELS} labels and taints", hint="take some away first")
+        return _changed(call, {"labels": kept, "taints": taints})
 
     record = retried(change)
-    call.note("undrain" if takes_work else "drain", "node", name)
-    return view.nodes([record], call.cell.store.list("replica", but="exited"), call.cell.measures().loads)[0]
+    call.note("mark", "node", record.name, labels=record.spec["labels"], taints=record.spec["taints"])
+    return _one(call, record)
+
+
+def _found(call: Call) -> Record:
+    name = call.path("name")
+    record = call.cell.store.find(SYSTEM, "node", name)
+    if record is None:
+        names = [item.name for item in call.cell.store.list("node")]
+        raise missing("node", name, names, "lepton node ls")
+    return record
+
+
+def _changed(call: Call, fields: dict[str, Any]) -> Record:
+    record = _found(call)
+    return call.cell.store.update(record, spec={**record.spec, **fields})
+
+
+def _one(call: Call, record: Record) -> dict[str, Any]:
+    here = call.cell.store.list("replica", but="exited")
+    return view.nodes([record], here, call.cell.measures().loads, reservations.nodes(call))[0]
 
 
 # -- the public client's

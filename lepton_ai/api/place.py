@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
-
 from lepton_ai.api.cell import Cell
 from lepton_ai.errors import Unplaceable
 from lepton_ai.scheduler.place import Placement, place
@@ -28,8 +26,10 @@ def possible(snapshot: Snapshot, template: Template) -> None:
     if not snapshot.names:
         return
     willing = ("",) * len(snapshot.names)
-    blank = replace(snapshot, used=np.zeros_like(snapshot.used), groups={}, blocked=willing, taken={})
-    verdicts = verdict(blank, Request.of("one", template))
+    # What marks a node for a while (taints, reservations) makes work wait; it is no reason to refuse it.
+    bare = (frozenset[str](),) * len(snapshot.names)
+    blank = replace(snapshot.emptied(), blocked=willing, taints=bare, reservations=willing)
+    verdicts = verdict(blank, replace(Request.of("one", template), reservation=""))
     if any(text == "fits" for text in verdicts.values()):
         return
     raise Unplaceable(

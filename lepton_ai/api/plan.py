@@ -9,23 +9,30 @@ from pydantic import BaseModel
 from lepton_ai.api.cell import Cell
 from lepton_ai.api.deploy import Decision
 from lepton_ai.api.place import placements, possible
+from lepton_ai.api.reservations import whose
+from lepton_ai.control.reservations import masked
 from lepton_ai.spec.workload import DeploymentSpec, Template
 
 SHOWN = 100
 PLAIN = (
     "survive", "spread", "idle_timeout_s", "target_in_flight", "target_requests_per_minute", "visibility", "labels",
-    "balance", "advisory",
+    "balance", "priority", "can_preempt", "preemptible", "advisory",
 )  # fmt: skip
 """Fields of a deployment whose change is shown as it is."""
 
 
-def plan(cell: Cell, decision: Decision) -> dict[str, Any]:
+def plan(cell: Cell, decision: Decision, ws: str) -> dict[str, Any]:
     """The plan as JSON. Raises Unplaceable when no node could ever hold one replica."""
     spec = decision.spec
     possible(cell.snapshot(), spec.template)
     wanted, placed = placements(cell, spec, decision.record, decision.fresh)
     resources = spec.template.resources
     unplaced = next((item for item in placed if item.node is None), None)
+    reservations = whose(cell)
+
+    def words(text: str) -> str:
+        return masked(text, reservations, ws)
+
     lines = changes(decision)
     if wanted.warning:
         lines.append(f"warning: {wanted.warning}")
@@ -34,7 +41,7 @@ def plan(cell: Cell, decision: Decision) -> dict[str, Any]:
         "summary": summary(decision, wanted.replicas),
         "changes": lines,
         "placements": [
-            {"replica": f"{decision.name}-{spec.release}-{index}", "node": item.node, "reason": item.reason}
+            {"replica": f"{decision.name}-{spec.release}-{index}", "node": item.node, "reason": words(item.reason)}
             for index, item in enumerate(placed[:SHOWN], 1)
         ],
         "replicas": wanted.replicas,
@@ -43,7 +50,7 @@ def plan(cell: Cell, decision: Decision) -> dict[str, Any]:
         "price_per_hour_max": cell.prices.per_hour(resources, spec.replicas.max),
         "currency": cell.prices.currency,
         "release": spec.release,
-        "unplaceable": None if unplaced is None else unplaced.nodes,
+        "unplaceable": None if unplaced is None else {node: words(why) for node, why in unplaced.nodes.items()},
     }
 
 

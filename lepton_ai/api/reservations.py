@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from lepton_ai.api.call import Call, Router, missing
-from lepton_ai.errors import Invalid
+from lepton_ai.api.cell import Cell
+from lepton_ai.control.reservations import held_by
+from lepton_ai.errors import Forbidden, Invalid
 from lepton_ai.store import Record
 from lepton_ai.tenancy.volumes import CELL
 from lepton_ai.wire import reservations as wire
@@ -27,6 +29,32 @@ def shown(call: Call) -> list[dict[str, Any]]:
     """The reservations of the caller's workspace, in the public client's form."""
     now_ms = call.cell.store.now_ms()
     return [wire.shown(record, now_ms) for record in _records(call) if _is_for(record, call.ws)]
+
+
+def nodes(call: Call) -> dict[str, str]:
+    """Which node is reserved under which name now, as far as that is the caller's to know."""
+    first = call.ws == call.cell.workspaces.first
+    return {
+        node: record.name if first or _is_for(record, call.ws) else "of another workspace"
+        for record in _records(call)
+        for node in held_by(record.status)
+    }
+
+
+def whose(cell: Cell) -> dict[str, str]:
+    """The workspace of each reservation."""
+    return {item.name: str(item.spec.get("workspace")) for item in cell.store.list(KIND, workspace=CELL)}
+
+
+def check(call: Call, name: str) -> None:
+    """Raises NotFound when the caller's workspace has no such reservation, Forbidden when it is for some users only."""
+    own = {record.name: record for record in _records(call) if _is_for(record, call.ws)}
+    if name not in own:
+        raise missing(KIND, name, list(own), "lep node list-reservations")
+    users = own[name].spec.get("users") or []
+    if users and call.actor not in users:
+        hint = f"it is for {', '.join(map(str, users[:5]))}: ask whoever runs the cell"
+        raise Forbidden(f"reservation {name} is not for {call.actor}", hint=hint)
 
 
 def _create(call: Call) -> dict[str, Any]:

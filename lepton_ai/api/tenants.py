@@ -1,6 +1,6 @@
 """Workspaces of the cell and registry logins of a workspace, over HTTP; ours under x/, as the public client has none.
 
-GET POST x/workspaces   DELETE x/workspaces/NAME?purge=      only for owners of the cell's first workspace
+GET POST x/workspaces   PATCH DELETE x/workspaces/NAME?purge=      only for owners of the cell's first workspace
 GET x/registries   PUT DELETE x/registries/NAME
 """
 
@@ -14,8 +14,9 @@ from pydantic import Field
 
 from lepton_ai.api.call import Call, Router, missing, retried
 from lepton_ai.api.lanes import lanes
-from lepton_ai.errors import Unavailable
+from lepton_ai.errors import Invalid, Unavailable
 from lepton_ai.spec.base import Model, Name
+from lepton_ai.spec.container import PRIORITY_MOST
 from lepton_ai.tenancy.workspaces import Workspace
 
 FIRST_TOKEN = "owner"
@@ -26,6 +27,13 @@ class WorkspaceForm(Model):
 
     name: Name
     force: bool = False
+
+
+class ShareForm(Model):
+    """What a workspace is granted: its weight beside others, and the largest priority of its work."""
+
+    weight: float | None = Field(default=None, ge=0.01, le=100)
+    priority_most: int | None = Field(default=None, ge=0, le=PRIORITY_MOST)
 
 
 class RegistryForm(Model):
@@ -41,6 +49,7 @@ def add(router: Router) -> None:
         "GET", "/x/workspaces", "workspaces", lambda call: [_shown(item) for item in call.cell.workspaces.list()]
     )
     router.add("POST", "/x/workspaces", "workspaces", _add, status=201)
+    router.add("PATCH", "/x/workspaces/{name}", "workspaces", _set)
     router.add("DELETE", "/x/workspaces/{name}", "workspaces", _remove)
 
     router.add(
@@ -61,6 +70,17 @@ def _add(call: Call) -> dict[str, Any]:
     text, _ = call.cell.access.issue(made.name, "owner", FIRST_TOKEN, actor=call.actor)
     url = f"{call.cell.api_url}/api/v2/workspaces/{made.name}"
     return {**_shown(made), "token": text, "url": url, "warning": call.cell.workspaces.warning()}
+
+
+def _set(call: Call) -> dict[str, Any]:
+    form, name = call.form(ShareForm, "workspace"), call.path("name")
+    if form.weight is None and form.priority_most is None:
+        raise Invalid("nothing is to change", hint='send {"weight": 2} or {"priority_most": 6000}')
+
+    def change() -> Workspace:
+        return call.cell.workspaces.set(name, weight=form.weight, priority_most=form.priority_most, actor=call.actor)
+
+    return _shown(retried(change))
 
 
 def _remove(call: Call) -> dict[str, Any]:

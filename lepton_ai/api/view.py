@@ -74,6 +74,9 @@ def _owned(spec: Owned) -> Json:
         "labels": dict(spec.labels),
         "visibility": spec.visibility,
         "created_by": spec.created_by,
+        "priority": spec.rank,
+        "can_preempt": bool(spec.can_preempt),
+        "preemptible": bool(spec.preemptible),
         "advisory": dict(spec.advisory),
     }
 
@@ -103,6 +106,7 @@ def job(cell: Cell, record: Record) -> Json:
         "job_retries": spec.job_retries,
         "start_at_ms": spec.start_at_ms,
         "rendezvous": spec.rendezvous,
+        "checkpoint": spec.checkpoint,
         "ttl_s": spec.ttl_s,
         "stopped": spec.stopped,
         "image": image(cell, spec.template),
@@ -154,17 +158,26 @@ def replica(record: Record) -> Json:
     }
 
 
-def nodes(records: Iterable[Record], replicas: Iterable[Record], loads: Mapping[str, Load]) -> list[Json]:
-    """Nodes by name, each with what `replicas` (of the whole cell) hold of it, and its load where that is known."""
+def nodes(
+    records: Iterable[Record],
+    replicas: Iterable[Record],
+    loads: Mapping[str, Load],
+    reserved: Mapping[str, str] | None = None,
+) -> list[Json]:
+    """Nodes by name, each with what `replicas` (of the whole cell) hold of it, and its load where that is known.
+
+    `reserved`: under which name each of them is.
+    """
     held: dict[str, list[Record]] = defaultdict(list)
     for item in replicas:
         if item.status.get("phase") != "exited":
             held[str(item.spec.get("node"))].append(item)
     ordered = sorted(records, key=lambda record: record.name)
-    return [_node(record, held[record.name], loads.get(record.name)) for record in ordered]
+    lent = reserved or {}
+    return [_node(record, held[record.name], loads.get(record.name), lent.get(record.name, "")) for record in ordered]
 
 
-def _node(record: Record, here: Sequence[Record], load: Load | None) -> Json:
+def _node(record: Record, here: Sequence[Record], load: Load | None, reservation: str) -> Json:
     status = record.status
     capacity = Resources.model_validate(status.get("capacity") or record.spec.get("capacity") or {})
     held = [Resources.model_validate(item.spec.get("replica", {}).get("resources") or {}) for item in here]
@@ -179,6 +192,9 @@ def _node(record: Record, here: Sequence[Record], load: Load | None) -> Json:
         "state": state,
         "reason": "nothing was heard of it yet" if fresh else str(status.get("reason", "")),
         "unschedulable": unschedulable,
+        "labels": dict(record.spec.get("labels") or {}),
+        "taints": sorted(record.spec.get("taints") or ()),
+        "reservation": reservation,
         "replicas": len(here),
         "cpu_milli": capacity.cpu_milli,
         "cpu_placed_milli": sum(item.cpu_milli for item in held),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lepton_ai.cli.parser import GROUPS, Command, Help, Parser, Usage, Version, fill
-from lepton_ai.cli.values import bounds, cores, count, mebibytes, moment, pair, release
+from lepton_ai.cli.values import bounds, cores, count, mebibytes, moment, pair, priority, release
 
 __all__ = ["COMMANDS", "GROUPS", "Usage", "build", "parse"]
 
@@ -101,6 +101,7 @@ def _run(p: argparse.ArgumentParser) -> None:
     p.add_argument("--cpu", type=cores, metavar="CORES", help="of one worker")
     p.add_argument("--memory", type=mebibytes, metavar="SIZE", help="of one worker")
     p.add_argument("--env", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
+    p.add_argument("--checkpoint", action="store_true", help="it saves its state: it may be moved")
     _whose(p)
     p.add_argument("--detach", "-d", action="store_true", help="print the job's name and return")
 
@@ -109,6 +110,12 @@ def _whose(p: argparse.ArgumentParser) -> None:
     p.add_argument("--image", help="container image; where nodes run processes it is only recorded")
     p.add_argument("--label", action="append", type=pair, metavar="KEY=VALUE", help="can be repeated")
     p.add_argument("--private", action="store_true", help="only you, admins and owners see it")
+    p.add_argument("--priority", type=priority, metavar="P", help="0 to 9999, low, mid or high (default: 4000)")
+    p.add_argument("--can-preempt", action="store_true", help="may end preemptible work of a smaller priority")
+    p.add_argument("--preemptible", action="store_true", help="may be ended for work of a larger priority")
+    p.add_argument("--reservation", metavar="NAME", help="only nodes that are reserved under this name")
+    p.add_argument("--tolerate", action="append", metavar="KEY=VALUE", help="a taint it may meet; repeatable")
+    p.add_argument("--on", action="append", type=pair, metavar="KEY=VALUE", help="a label of its nodes; repeatable")
 
 
 def _call(p: argparse.ArgumentParser) -> None:
@@ -146,6 +153,14 @@ def _names(p: argparse.ArgumentParser) -> None:
     p.add_argument("names", nargs="+", metavar="NAME", help="deployments, pods and jobs")
 
 
+def _marks(what: str) -> Callable[[argparse.ArgumentParser], None]:
+    def fill(p: argparse.ArgumentParser) -> None:
+        p.add_argument("name", metavar="NODE")
+        p.add_argument("marks", nargs="+", metavar=what)
+
+    return fill
+
+
 def _query(p: argparse.ArgumentParser) -> None:
     p.add_argument("sql", metavar="SQL", help='e.g. "select count(*) from ratings"; ratings@2 names a version')
     p.add_argument("--limit", type=count, default=1000, metavar="N", help="rows to print (default: 1000)")
@@ -166,6 +181,12 @@ def _secret_set(p: argparse.ArgumentParser) -> None:
 def _workspace_add(p: argparse.ArgumentParser) -> None:
     p.add_argument("name", metavar="NAME")
     p.add_argument("--force", action="store_true", help="although isolation is none: it can reach what yours can")
+
+
+def _workspace_set(p: argparse.ArgumentParser) -> None:
+    p.add_argument("name", metavar="NAME")
+    p.add_argument("--weight", type=float, metavar="W", help="its share beside others that have 1")
+    p.add_argument("--priority-most", type=int, metavar="P", help="the largest priority of its work, up to 9999")
 
 
 def _workspace_rm(p: argparse.ArgumentParser) -> None:
@@ -233,6 +254,17 @@ COMMANDS: tuple[Command, ...] = (
     Command(("node", "ls"), "Manage", "the nodes, and how full they are", "manage:nodes", _none, "read"),
     Command(("node", "drain"), "Manage", "move work away, place nothing new", "manage:drain", _name("NODE"), "change"),
     Command(("node", "undrain"), "Manage", "take work again", "manage:undrain", _name("NODE"), "change"),
+    Command(("node", "taint"), "Manage", "keep work off it", "manage:taint", _marks("KEY=VALUE"), "change"),
+    Command(("node", "untaint"), "Manage", "let it come again", "manage:untaint", _marks("KEY=VALUE"), "change"),
+    Command(
+        ("node", "label"),
+        "Manage",
+        "name what it is (KEY- takes a label away)",
+        "manage:label",
+        _marks("KEY=VALUE"),
+        "change",
+        "lepton node label node-1 zone=a",
+    ),
     Command(("model", "ls"), "Manage", "registered models", "manage:models", _none, "read"),
     Command(("model", "show"), "Manage", "metrics and lineage", "manage:model", _name("MODEL"), "read"),
     Command(("token", "ls"), "Manage", "API tokens (masked)", "manage:tokens", _none, "read"),
@@ -250,6 +282,15 @@ COMMANDS: tuple[Command, ...] = (
     Command(("secret", "rm"), "Manage", "remove one", "manage:secret_rm", _name("NAME"), "change"),
     Command(("workspace", "ls"), "Manage", "the tenants of the cell", "tenants:workspaces", _none, "read"),
     Command(("workspace", "add"), "Manage", "make one", "tenants:workspace_add", _workspace_add, "change"),
+    Command(
+        ("workspace", "set"),
+        "Manage",
+        "its share, and how urgent its work may be",
+        "tenants:workspace_set",
+        _workspace_set,
+        "change",
+        "lepton workspace set team-b --weight 2",
+    ),
     Command(("workspace", "rm"), "Manage", "remove one", "tenants:workspace_rm", _workspace_rm, "change"),
     Command(("registry", "ls"), "Manage", "logins at image registries", "tenants:registries", _none, "read"),
     Command(("registry", "set"), "Manage", "keep a login, sealed", "tenants:registry_set", _registry_set, "change"),

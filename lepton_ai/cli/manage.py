@@ -27,11 +27,12 @@ def nodes(session: Session) -> None:
             f"{r['cpu_placed_milli'] / 1000:g} of {r['cpu_milli'] / 1000:g}",
             f"{r['memory_placed_mib'] / 1024:.1f} of {r['memory_mib'] / 1024:.1f} GiB",
             r.get("replicas"),
+            _shown_marks(r),
             r.get("reason"),
         )
         for r in rows
     ]
-    columns = ("name", "state", "u", "w", "s", "limit", "verdict", "cores", "memory", "replicas", "why")
+    columns = ("name", "state", "u", "w", "s", "limit", "verdict", "cores", "memory", "replicas", "marks", "why")
     session.table(columns, shown, "the cell has no nodes")
 
 
@@ -103,6 +104,51 @@ def undrain(session: Session) -> None:
         return
     session.cloud.undrain(name)
     session.print(f"{name} takes work again")
+
+
+def taint(session: Session) -> None:
+    """Keep work off a node that does not tolerate the taint; what runs there stays."""
+    marks = session.arguments.marks
+    _mark(session, f"taint it with {', '.join(marks)}", taint=[_taint(text) for text in marks])
+
+
+def untaint(session: Session) -> None:
+    """Take taints of a node away."""
+    marks = session.arguments.marks
+    _mark(session, f"take {', '.join(marks)} away", untaint=[_taint(text) for text in marks])
+
+
+def label(session: Session) -> None:
+    """Give a node labels, by which work asks for it."""
+    labels: dict[str, str | None] = {}
+    for text in session.arguments.marks:
+        key, equals, value = text.partition("=")
+        if not equals and not text.endswith("-"):
+            raise Usage(f"{text!r} is neither KEY=VALUE nor KEY-", hint="for example zone=a, or zone- to take it away")
+        labels[key if equals else text[:-1]] = value if equals else None
+    _mark(session, f"label it {', '.join(session.arguments.marks)}", labels=labels)
+
+
+def _mark(session: Session, what: str, **marks: Any) -> None:
+    name = session.arguments.name
+    if session.arguments.dry_run:
+        session.print(f"{name}: would {what}")
+        return
+    found = render.record(session.cloud.mark(name, **marks))
+    session.print(f"{name} {_shown_marks(found) or 'has no marks'}")
+
+
+def _taint(text: str) -> str:
+    if "=" not in text:
+        raise Usage(f"{text!r} is not KEY=VALUE", hint=f"for example {text or 'maintenance'}=yes")
+    return text
+
+
+def _shown_marks(node: dict[str, Any]) -> str:
+    """Labels, taints and the reservation of a node in a few words."""
+    words = [f"{key}={value}" for key, value in sorted((node.get("labels") or {}).items())]
+    words += [f"taint {text}" for text in node.get("taints") or ()]
+    return ", ".join([*words, *([f"reserved {node['reservation']}"] if node.get("reservation") else [])])
 
 
 def models(session: Session) -> None:

@@ -20,10 +20,16 @@ def workspaces(session: Session) -> None:
         return
     now_ms = time.time_ns() // 1_000_000
     shown = [
-        (r["name"], "the cell's own" if r["first"] else r["created_by"], render.age(r["created_ms"] or None, now_ms))
+        (
+            r["name"],
+            "the cell's own" if r["first"] else r["created_by"],
+            render.age(r["created_ms"] or None, now_ms),
+            f"{r.get('weight', 1.0):g}",
+            r.get("priority_most"),
+        )
         for r in rows
     ]
-    session.table(("name", "made by", "age"), shown, "there is no workspace")
+    session.table(("name", "made by", "age", "weight", "priority up to"), shown, "there is no workspace")
     warning = session.cloud.cell().warning
     if warning:
         session.say(f"warning: {warning}")
@@ -40,6 +46,20 @@ def workspace_add(session: Session) -> None:
     session.say(f"keep it: it is not shown again. lep login -c {made['name']}:TOKEN -u {made['url']}")
     if made.get("warning"):
         session.say(f"warning: {made['warning']}")
+
+
+def workspace_set(session: Session) -> None:
+    """Change what a workspace is granted: its weight while all want more, and the largest priority of its work."""
+    arguments = session.arguments
+    asked = {"weight": arguments.weight, "priority_most": arguments.priority_most}
+    given = {key: value for key, value in asked.items() if value is not None}
+    if not given:
+        raise Usage("nothing is to change", hint=f"lepton workspace set {arguments.name} --weight 2")
+    if arguments.dry_run:
+        session.print(f"would set {', '.join(f'{key} {value:g}' for key, value in given.items())}")
+        return
+    done = session.cloud.set_workspace(arguments.name, **given)
+    session.print(f"{done['name']} weight {done['weight']:g}, priorities up to {done['priority_most']}")
 
 
 def workspace_rm(session: Session) -> None:

@@ -74,3 +74,14 @@ def moment(text: str, now_s: float | None = None) -> int:
     except (ValueError, OverflowError, OSError):
         hint = "use 2030-01-31 13:10, 2030-01-31T13:10+00:00 or 2h"
         raise argparse.ArgumentTypeError(f"{text!r} is not a time ({hint})") from None
+
+
+def priority(text: str) -> int | str:
+    """A number from 0 to 9999, or a word that the cell knows: low, mid, high, mid-5000."""
+    if text.isascii() and text.isdigit():
+        if int(text) > 9999:
+            raise argparse.ArgumentTypeError(f"{text} is above 9999")
+        return int(text)
+    if text.partition("-")[0] not in ("low", "mid", "high"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no priority: use 0 to 9999, low, mid or high")
+    return text

@@ -57,6 +57,8 @@ def run(session: Session) -> int:
     command = _words(words[0]) if len(words) == 1 and not words[0].endswith(".toml") else words
     source: Any = words[0] if len(words) == 1 and words[0].endswith(".toml") else command
     options = _given(arguments, "name", "workers", "retries", "job_retries") | _template(arguments) | _whose(arguments)
+    if arguments.checkpoint:
+        options["checkpoint"] = True
     if arguments.start_at is not None:
         options["start_at_ms"] = arguments.start_at
     if arguments.dry_run:
@@ -191,7 +193,12 @@ def _template(arguments: Any) -> dict[str, Any]:
 
 
 def _whose(arguments: Any) -> dict[str, Any]:
-    options: dict[str, Any] = _given(arguments, "image")
+    options: dict[str, Any] = _given(arguments, "image", "priority", "reservation")
+    options |= {name: True for name in ("can_preempt", "preemptible") if getattr(arguments, name)}
+    if arguments.tolerate:
+        options["tolerations"] = list(arguments.tolerate)
+    if arguments.on:
+        options["node_labels"] = dict(arguments.on)
     if arguments.label:
         options["labels"] = dict(arguments.label)
     if arguments.private:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lepton_ai.client.http import Connection, part
-from lepton_ai.client.objects import Token
+from lepton_ai.client.objects import Node, Token
 
 
 class Admin:
@@ -46,7 +46,7 @@ class Admin:
         self._http.send("DELETE", f"/x/registries/{part(name)}", again=True)
 
     def workspaces(self) -> list[dict[str, Any]]:
-        """The tenants of the cell: {"name", "first", "forced", "created_by", "created_ms"}."""
+        """The tenants of the cell: name, weight, priority_most, first, forced, created_by, created_ms."""
         return list(self._http.get("/x/workspaces"))
 
     def add_workspace(self, name: str, *, force: bool = False) -> dict[str, Any]:
@@ -56,6 +56,22 @@ class Admin:
         """
         return dict(self._http.send("POST", "/x/workspaces", {"name": name, "force": force}))
 
+    def set_workspace(
+        self, name: str, *, weight: float | None = None, priority_most: int | None = None
+    ) -> dict[str, Any]:
+        """Changes a tenant's share of the cell, or the largest priority of its work. Raises NotFound, Invalid."""
+        asked = {"weight": weight, "priority_most": priority_most}
+        body = {key: value for key, value in asked.items() if value is not None}
+        return dict(self._http.send("PATCH", f"/x/workspaces/{part(name)}", body, again=True))
+
     def delete_workspace(self, name: str, *, purge: bool = False) -> dict[str, Any]:
         """Removes a tenant without workloads; with `purge` its lake too. Raises Conflict while it has workloads."""
         return dict(self._http.send("DELETE", f"/x/workspaces/{part(name)}", query={"purge": str(purge).lower()}))
+
+    def mark(self, name: str, **marks: Any) -> Node:
+        """Change a node's marks: `labels` = {key: value or None}, `taint` and `untaint` = ["key=value"].
+
+        Labels draw work that asks for them (`node_labels`), taints keep off work without that toleration; what runs
+        there stays. Raises NotFound, Invalid, Forbidden.
+        """
+        return Node.of(self._http.send("PATCH", f"/x/nodes/{part(name)}", marks, again=True))

@@ -76,6 +76,9 @@ class Deployment(Value):
     labels: dict[str, str] = field(default_factory=dict)
     visibility: str = "public"
     created_by: str = ""
+    priority: int = 4000
+    can_preempt: bool = False
+    preemptible: bool = False
     advisory: dict[str, Any] = field(default_factory=dict)
     price_per_hour: float = 0.0
     currency: str = "USD"
@@ -122,12 +125,16 @@ class Job(Value):
     job_retries: int = 0
     start_at_ms: int | None = None
     rendezvous: bool = False
+    checkpoint: bool = False
     ttl_s: int | None = None
     stopped: bool = False
     image: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     visibility: str = "public"
     created_by: str = ""
+    priority: int = 4000
+    can_preempt: bool = False
+    preemptible: bool = False
     advisory: dict[str, Any] = field(default_factory=dict)
     active: int = 0
     ready: int = 0
@@ -185,6 +192,9 @@ class Node(Value):
     state: str = ""
     reason: str = ""
     unschedulable: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    taints: list[str] = field(default_factory=list)
+    reservation: str = ""
     replicas: int = 0
     cpu_milli: int = 0
     cpu_placed_milli: int = 0

@@ -20,7 +20,7 @@ from lepton_ai.errors import Invalid, NotFound
 from lepton_ai.spec.base import is_name
 
 Form = dict[str, Any]
-_WHOSE = ("labels", "visibility", "advisory")
+_WHOSE = ("labels", "visibility", "advisory", "priority", "can_preempt", "preemptible")
 _TOP = (
     "name", "replicas", "survive", "idle_timeout_s", "target_in_flight", "tokens", "note", "model", "pod", "spread",
     "target_requests_per_minute", "allowlist", "balance", *_WHOSE,
@@ -29,9 +29,9 @@ _RESOURCES = ("cpu_milli", "memory_mib", "accelerator_milli", "accelerator_type"
 _TEMPLATE = (
     "command", "env", "secrets", "health", "port", "idempotent", "exclusive", "grace_s", "drain_s",
     "request_timeout_s", "resources", "image", "shape", "ports", "mounts", "shared_memory_mib", "image_pull_secrets",
-    "nodes",
+    "nodes", "node_labels", "tolerations", "reservation", "burst", "avoid", "near",
 )  # fmt: skip
-_JOB = ("name", "workers", "retries", "job_retries", "start_at_ms", "rendezvous", "ttl_s", *_WHOSE)
+_JOB = ("name", "workers", "retries", "job_retries", "start_at_ms", "rendezvous", "checkpoint", "ttl_s", *_WHOSE)
 _OF_A_MODEL = ("command", "blobs", "model", "health", "idempotent", "port")
 """What the server of a model decides: not taken over from one version to the next."""
 

@@ -48,6 +48,17 @@ def held_by(status: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
+def masked(text: str, reservations: Mapping[str, str], workspace: str) -> str:
+    """`text` of the scheduler, as `workspace` may read it: what other workspaces' reservations are called, it may not.
+
+    `reservations`: whose each of them is.
+    """
+    for name, whose in reservations.items():
+        if whose != workspace and name in text:
+            text = text.replace(f"reserved: for {name}", "reserved: for others")
+    return text
+
+
 def effective(spec: Mapping[str, Any], now_s: float) -> bool:
     """Whether its time is now."""
     start_s, end_s = spec.get("start_s"), spec.get("end_s")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lepton_ai.errors import Conflict, Invalid, NotFound
 from lepton_ai.settings import Settings
 from lepton_ai.spec.base import NAME_PATTERN, is_name
+from lepton_ai.spec.container import PRIORITY_MOST
 from lepton_ai.store import Delete, Op, Record, Store, Update
 from lepton_ai.telemetry import Audit
 
@@ -30,13 +31,19 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A tenant. `first`: the cell owner's. `forced`: it was added although nothing keeps it apart."""
+    """A tenant. `first`: the cell owner's. `forced`: it was added although nothing keeps it apart.
+
+    `weight`: its share of the cell beside others that have 1, while all want more than there is. `priority_most`: the
+    largest priority that its work may ask for.
+    """
 
     name: str
     first: bool
     forced: bool
     created_by: str
     created_ms: int
+    weight: float = 1.0
+    priority_most: int = PRIORITY_MOST
 
 
 def isolation(settings: Settings) -> str:
@@ -84,6 +91,26 @@ class Workspaces:
         forced = self._isolation == "none"
         record = self._store.create(CELL, KIND, name, {"created_by": actor, "isolation_forced": forced})
         self._audit.add(self.first, actor, "add", KIND, name, {"isolation": self._isolation, "forced": forced})
+        return self._shown(name, record)
+
+    def set(
+        self, name: str, *, weight: float | None = None, priority_most: int | None = None, actor: str = "cell"
+    ) -> Workspace:
+        """Change its share of the cell, or the largest priority of its work. Raises NotFound, Invalid, Conflict."""
+        known = self.get(name)
+        if weight is not None and not 0.01 <= weight <= 100:
+            raise Invalid(f"weight is {weight:g}", hint="use 0.01 to 100; a workspace that is not told otherwise has 1")
+        if priority_most is not None and not 0 <= priority_most <= PRIORITY_MOST:
+            raise Invalid(f"priority_most is {priority_most}", hint=f"use 0 to {PRIORITY_MOST}")
+        asked = {"weight": weight, "priority_most": priority_most}
+        fields = {key: value for key, value in asked.items() if value is not None}
+        record = self._store.find(CELL, KIND, name)
+        if record is None:  # the first one, or one that an older cell made
+            made = {"created_by": known.created_by, "isolation_forced": known.forced}
+            record = self._store.create(CELL, KIND, name, {**made, **fields})
+        else:
+            record = self._store.update(record, spec={**record.spec, **fields})
+        self._audit.add(self.first, actor, "set", KIND, name, dict(fields))
         return self._shown(name, record)
 
     def remove(self, name: str, *, actor: str = "cell") -> None:
@@ -137,4 +164,12 @@ class Workspaces:
         spec = {} if record is None else record.spec
         forced = bool(spec.get("isolation_forced"))
         created_ms = 0 if record is None else record.created_ms
-        return Workspace(name, name == self.first, forced, str(spec.get("created_by", "")), created_ms)
+        return Workspace(
+            name,
+            name == self.first,
+            forced,
+            str(spec.get("created_by", "")),
+            created_ms,
+            float(spec.get("weight", 1.0)),
+            int(spec.get("priority_most", PRIORITY_MOST)),
+        )

@@ -12,7 +12,7 @@ from typing import Any
 from lepton_ai.errors import Invalid
 from lepton_ai.spec.workload import DeploymentSpec
 from lepton_ai.wire import container as containers
-from lepton_ai.wire import pods
+from lepton_ai.wire import pods, queue
 from lepton_ai.wire.container import Where
 from lepton_ai.wire.kept import kept, put_back
 from lepton_ai.wire.record import Json, Record, head, metadata, name_of, number, rows, table, text, texts, truth, whole
@@ -29,7 +29,7 @@ _KNOWN = (
     "resource_requirement.min_replicas", "resource_requirement.max_replicas",
     "api_tokens", "auth_config.ip_allowlist", "envs", "mounts", "storage_attachments", "image_pull_secrets",
     "health.liveness.initial_delay_seconds", "health.readiness.require_approval", "is_pod",
-    "user_security_context.privileged",
+    "user_security_context.privileged", *queue.KNOWN,
 )  # fmt: skip
 _KNOWN_OF_ENDPOINTS = (
     *_KNOWN, "auto_scaler.scale_down.no_traffic_timeout", "auto_scaler.target_throughput.qpm",
@@ -97,6 +97,7 @@ def document(name: str, spec: DeploymentSpec, where: Where) -> Json:
         "envs": containers.environment_shown(template),
         "mounts": containers.mounts_shown(template.mounts, advisory, where),
         "image_pull_secrets": list(template.image_pull_secrets),
+        **queue.shown(spec, template),
     }
     if spec.pod:
         found["is_pod"] = True
@@ -148,6 +149,7 @@ def form(
     box = table(spec.get("container"), "spec.container")
     template["port"], template["ports"], rest = containers.ports_given(box, served=not pod, exposed=pod)
     _health(template, table(spec.get("health"), "spec.health"))
+    asked |= queue.given(spec, template)
     asked |= {"template": template, "pod": pod, "advisory": advisory | more | rest, "tokens": []}
     asked |= head(body, {key: asked[key] for key in ("labels", "visibility") if key in asked})
     if pod:

@@ -11,6 +11,7 @@ from typing import Any
 from lepton_ai.errors import Invalid
 from lepton_ai.spec.workload import JobSpec
 from lepton_ai.wire import container as containers
+from lepton_ai.wire import queue
 from lepton_ai.wire.container import Where
 from lepton_ai.wire.kept import kept, put_back
 from lepton_ai.wire.record import Json, Record, head, metadata, name_of, table, truth, whole
@@ -22,9 +23,12 @@ _KNOWN = (
     *containers.CONTAINER, *(item for item in containers.SIZE),
     "completions", "parallelism", "max_failure_retry", "max_job_failure_retry", "envs", "mounts",
     "storage_attachments", "image_pull_secrets", "ttl_seconds_after_finished", "intra_job_communication",
-    "user_security_context.privileged", "stopped", "time_schedule.start_at",
+    "user_security_context.privileged", "stopped", "time_schedule.start_at", *queue.KNOWN,
 )  # fmt: skip
-CHANGEABLE = ("stopped", "retries", "job_retries", "ttl_s", "start_at_ms", "labels", "visibility", "advisory")
+CHANGEABLE = (
+    "stopped", "retries", "job_retries", "ttl_s", "start_at_ms", "labels", "visibility", "advisory", "priority",
+    "can_preempt", "preemptible",
+)  # fmt: skip
 """What of a job may change after it was made; the rest is what its workers were started with."""
 _STATES = {
     "scheduled": "Awaiting",
@@ -126,6 +130,7 @@ def document(name: str, spec: JobSpec, where: Where) -> Json:
         "image_pull_secrets": list(template.image_pull_secrets),
         "intra_job_communication": spec.rendezvous,
         "stopped": spec.stopped,
+        **queue.shown(spec, template),
     }
     if spec.ttl_s is not None:
         found["ttl_seconds_after_finished"] = spec.ttl_s
@@ -158,6 +163,7 @@ def form(body: object, name: str, where: Where, base: Json | None = None) -> Jso
     return {
         **asked,
         **head(body, {key: asked[key] for key in ("labels", "visibility") if key in asked}),
+        **queue.given(spec, template),
         "template": template,
         "workers": workers,
         "retries": whole(spec.get("max_failure_retry"), "spec.max_failure_retry", 0, 0, 1000),

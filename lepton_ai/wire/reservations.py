@@ -1,7 +1,4 @@
-"""Reservations of nodes as the public client knows them: records with a phase that their times decide.
-
-Placement does not honour them yet, so none says that nodes are held.
-"""
+"""Reservations of nodes as the public client knows them: records with a phase that their times decide."""
 
 from __future__ import annotations
 
@@ -23,6 +20,8 @@ def phase(spec: Json, now_ms: int) -> str:
 def shown(record: Record, now_ms: int) -> Json:
     spec = record.spec
     rule = {"start_timestamp": spec["start_s"]}
+    held = record.status.get("nodes")
+    names = [str(name) for name in held] if isinstance(held, list) else []
     if spec["end_s"] is not None:
         rule["end_timestamp"] = spec["end_s"]
     return {
@@ -35,7 +34,7 @@ def shown(record: Record, now_ms: int) -> Json:
             "created_by": spec["created_by"],
             "display_name": spec["title"] or record.name,
         },
-        "status": {"phase": phase(spec, now_ms), "reserved_count": 0, "reserved_nodes": []},
+        "status": {"phase": phase(spec, now_ms), "reserved_count": len(names), "reserved_nodes": names},
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lepton_ai.wire.queue import CLASSES
 from lepton_ai.wire.record import Json
 
 
@@ -65,13 +66,14 @@ MOUNT = thing(
     needs=("mount_path",),
 )
 AFFINITY = thing({"allowed_dedicated_node_groups": many(text()), "allowed_nodes_in_node_group": many(text())})
-QUEUE = thing({"priority_class": text(63), "can_be_preempted": TRUTH, "can_preempt": TRUTH})
+QUEUE = thing({"priority_class": one_of(*CLASSES), "can_be_preempted": TRUTH, "can_preempt": TRUTH})
 _BOTH: Mapping[str, Json] = {
     "container": CONTAINER,
     "envs": many(ENV),
     "mounts": many(MOUNT),
     "image_pull_secrets": many(text(128)),
     "queue_config": QUEUE,
+    "reservation_config": thing({"reservation_id": text(63), "allow_burst_to_other_reservations": TRUTH}),
     "user_security_context": thing({"privileged": TRUTH}),
 }
 DEPLOYMENT_SPEC = thing(

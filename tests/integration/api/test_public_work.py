@@ -140,17 +140,19 @@ def test_what_is_only_kept_is_said_once(stand: Any) -> None:
     client = stand.client("developer")
     client.post("/deployments", json=ENDPOINT)
     client.patch("/deployments/e1", json={"spec": {"envs": []}})
-    job = client.post("/jobs", json=JOB).json()["metadata"]["id"]
+    job = client.post("/jobs", json=named(JOB, "train", segment_config={"count_per_segment": 2})).json()["metadata"][
+        "id"
+    ]
     for path, words in (
-        ("/deployments/e1", "log.enable_collection, queue_config.priority_class"),
-        (f"/jobs/{job}", "queue_config.priority_class"),
+        ("/deployments/e1", "log.enable_collection"),
+        (f"/jobs/{job}", "segment_config.count_per_segment"),
     ):
         (event,) = [item for item in client.get(f"{path}/events").json() if item["reason"] == "NotEnforced"]
         assert (event["type"], event["count"]) == ("Normal", 1)
         assert event["message"].endswith(": " + words)
     client.patch("/deployments/e1", json={"spec": {"log": None, "metrics": {"disable_pulling_from_replica": True}}})
     events = [item for item in client.get("/deployments/e1/events").json() if item["reason"] == "NotEnforced"]
-    assert events[-1]["message"].endswith(": metrics.disable_pulling_from_replica, queue_config.priority_class")
+    assert events[-1]["message"].endswith(": metrics.disable_pulling_from_replica")
     shown = client.get("/deployments/e1").json()["spec"]
     assert "log" not in shown
     assert shown["metrics"] == {"disable_pulling_from_replica": True}

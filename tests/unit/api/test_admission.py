@@ -21,14 +21,17 @@ READS = {
 GROUP = "/dedicated-node-groups/{id}"
 ADMINS = {
     ("GET", "/x/tokens"), ("POST", "/x/tokens"), ("DELETE", "/x/tokens/{name}"),
-    ("POST", "/x/nodes/{name}/drain"), ("POST", "/x/nodes/{name}/undrain"),
+    ("PATCH", "/x/nodes/{name}"), ("POST", "/x/nodes/{name}/drain"), ("POST", "/x/nodes/{name}/undrain"),
     ("POST", "/x/reservations"), ("DELETE", "/x/reservations/{name}"),
     ("POST", GROUP + "/volumes"), ("DELETE", GROUP + "/volumes/{name}"),
     ("POST", GROUP + "/datasources"),
     ("PATCH", GROUP + "/datasources/{name}"), ("DELETE", GROUP + "/datasources/{name}"),
     ("POST", "/storage-permission/{volume}"), ("DELETE", "/storage-permission/{volume}/{prefix:path}"),
 }  # fmt: skip
-OWNERS = {("GET", "/x/workspaces"), ("POST", "/x/workspaces"), ("DELETE", "/x/workspaces/{name}")}
+OWNERS = {
+    ("GET", "/x/workspaces"), ("POST", "/x/workspaces"), ("PATCH", "/x/workspaces/{name}"),
+    ("DELETE", "/x/workspaces/{name}"),
+}  # fmt: skip
 PUBLIC = {"/api/health", "/api/openapi.json"}
 
 

@@ -196,17 +196,14 @@ def test_what_is_not_enforced_is_kept_by_its_name() -> None:
         "log.save_termination_logs",
         "metrics.disable_pulling_from_replica",
         "mounts[/mnt/x]",
-        "queue_config.can_be_preempted",
-        "queue_config.can_preempt",
-        "queue_config.priority_class",
-        "reservation_config.allow_burst_to_other_reservations",
-        "reservation_config.reservation_id",
         "resource_requirement.affinity.allowed_providers",
         "resource_requirement.ephemeral_storage_in_gb",
         "routing_policy.enable_header_based_replica_routing",
         "user_security_context.no_specific_user",
     }
+    assert (spec.priority, spec.can_preempt, spec.preemptible) == (5000, True, False)
     template = spec.template
+    assert (template.reservation, template.burst) == ("r1", True)
     assert template.resources.accelerator_milli == 500
     assert (template.resources.accelerator_type, template.resources.cpu_milli) == ("a100", 1500)
     assert (template.port, template.shared_memory_mib, template.nodes) == (8080, 64, ("node-2", "node-1"))
@@ -373,6 +370,10 @@ def test_tokens_stay_change_and_go() -> None:
         ({"log": "yes"}, Invalid, "spec.log"),
         ({"log": {"enable_collection": "yes"}}, Invalid, "spec.log.enable_collection"),
         ({"queue_config": {"priority_class": 5}}, Invalid, "priority_class"),
+        ({"queue_config": {"priority_class": "urgent"}}, Invalid, "which is no priority"),
+        ({"queue_config": {"priority_class": "low-9000"}}, Invalid, "which is no priority"),
+        ({"queue_config": {"can_preempt": "yes"}}, Invalid, "neither true nor false"),
+        ({"reservation_config": {"reservation_id": ["r1"]}}, Invalid, "reservation_id"),
         ({"auto_scaler": {"target_gpu_utilization_percentage": 101}}, Invalid, "target_gpu_utilization_percentage"),
         ({"auto_scaler": {"scale_down": {"no_traffic_timeout": -5}}}, Invalid, "no_traffic_timeout"),
         ({"health": {"readiness": {"require_approval": True}}}, Invalid, "require_approval"),

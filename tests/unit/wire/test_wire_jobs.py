@@ -11,7 +11,7 @@ import pytest
 from lepton_ai.api.form import JobForm, written
 from lepton_ai.errors import Invalid, LeptonError, NotFound
 from lepton_ai.spec.workload import JobSpec, Template
-from lepton_ai.wire import jobfilter, jobs, shapes
+from lepton_ai.wire import jobfilter, jobs, queue, shapes
 from lepton_ai.wire.container import Where
 
 HERE = Where("local-0001", "local", {"local": "local", "data": "nfs"})
@@ -92,7 +92,7 @@ def test_a_job_becomes_our_form_and_is_shown() -> None:
     assert spec.template.resources == shapes.SHAPES["cpu.small"]
     assert [(port.number, port.exposed) for port in spec.template.ports] == [(80, False)]
     assert spec.template.port is None
-    assert spec.advisory == {"queue_config.priority_class": "mid-5000"}
+    assert (spec.priority, spec.can_preempt, spec.preemptible, spec.advisory) == (5000, None, None, {})
     status = {"state": "succeeded", "succeeded": 2, "ended_ms": 1_700_000_005_000}
     shown = jobs.shown(Record("j1-abc123", spec=spec.model_dump(mode="json"), status=status), spec, HERE)
     assert (shown["metadata"]["id"], shown["metadata"]["name"]) == ("j1-abc123", "j1")
@@ -114,6 +114,25 @@ def test_every_option_comes_back_as_it_was_sent() -> None:
     assert spec.template.mounts[0].volume == "data"
     # A clone sends back what it was shown.
     assert spec_of({"metadata": {"id": "train"}, "spec": shown["spec"]}).template == spec.template
+
+
+def test_a_priority_is_shown_by_the_name_it_was_asked_by() -> None:
+    for name in (*queue.CLASSES, "low-1", "mid-4500", "high-9999"):
+        given = {"priority_class": name, "can_preempt": False}
+        spec = spec_of({**JOB, "spec": {**JOB["spec"], "queue_config": given}})
+        assert spec.priority == int(name.partition("-")[2])
+        assert jobs.document("j1", spec, HERE)["spec"]["queue_config"] == given
+    bare = spec_of({**JOB, "spec": {key: value for key, value in JOB["spec"].items() if key != "queue_config"}})
+    assert (bare.priority, bare.rank) == (None, 4000)
+    assert "queue_config" not in jobs.document("j1", bare, HERE)["spec"]
+
+
+def test_what_an_older_release_only_kept_is_enforced_once_it_is_changed() -> None:
+    old = JobSpec(template=Template(command=("true",)), advisory={"queue_config.priority_class": "high-8000"})
+    document = jobs.document("j1", old, HERE)
+    assert document["spec"]["queue_config"] == {"priority_class": "high-8000"}
+    spec = spec_of({"metadata": {"id": "j1"}, "spec": document["spec"]})
+    assert (spec.priority, spec.advisory) == (8000, {})
 
 
 def test_workers_meet_unless_it_is_not_wanted() -> None:
