@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,10 @@ from lepton_ai.control.ports import EventSink, Fleet, NodeView
 from lepton_ai.control.publish import Publisher
 from lepton_ai.errors import Conflict, LeptonError, NotFound, StaleEpoch
 from lepton_ai.scheduler.load import Load
-from lepton_ai.scheduler.snapshot import Node, Snapshot
+from lepton_ai.scheduler.mix import DEVICE_MILLI, Mix
+from lepton_ai.scheduler.place import Placement, plan
+from lepton_ai.scheduler.placer import Placer
+from lepton_ai.scheduler.snapshot import Node, Request, Snapshot, devices_of, taking
 from lepton_ai.spec.container import LOCAL, Mount
 from lepton_ai.spec.replica import MountOrder, RegistryLogin, ReplicaReport
 from lepton_ai.spec.workload import Resources, Template
@@ -97,6 +100,10 @@ class Context:
         self.views: Mapping[str, NodeView] = {}
         self.reports: dict[str, tuple[str, ReplicaReport]] = {}
         self.reserved: dict[str, list[int]] = {}
+        self.mix = Mix()
+        self._devices: dict[str, dict[int, int]] = {}
+        self._anywhere: dict[str, list[int]] = {}
+        self._placer: Placer | None = None
         self.held: dict[str, list[int]] = {}
         self.shy: dict[str, frozenset[str]] = {}
         self.ports: dict[str, dict[int, str]] = {}
@@ -170,29 +177,76 @@ class Context:
     # -- room
 
     def reserve(
-        self, node: str, resources: Resources, ports: Iterable[int] = (), name: str = "", workspace: str = ""
+        self,
+        node: str,
+        resources: Resources,
+        ports: Iterable[int] = (),
+        name: str = "",
+        workspace: str = "",
+        devices: Sequence[int] = (),
     ) -> None:
         """Room on the node is spoken for, and where its replicas share its address, so are `ports`, by `name`.
 
-        `workspace`: whose share of the cell it counts to.
+        `workspace`: whose share of the cell it counts to. Without `devices` nobody knows which accelerators it uses.
         """
         if ports and (address := self.shared_address(node)):
             self.ports.setdefault(address, {}).update(dict.fromkeys(ports, name))
         more = (resources.cpu_milli, resources.memory_mib, resources.accelerator_milli)
-        self.hold(node, more)
+        self.mix.add(resources)
+        self.hold(node, more, devices)
         if workspace:
             held = self.held.setdefault(workspace, [0, 0, 0])
             for index, amount in enumerate(more):
                 held[index] += amount
 
-    def hold(self, node: str, more: tuple[int, int, int]) -> None:
+    def hold(self, node: str, more: tuple[int, int, int], devices: Sequence[int] = ()) -> None:
         """Room on the node is spoken for, in thousandths of a core, MiB and thousandths of an accelerator."""
         used = self.reserved.setdefault(node, [0, 0, 0])
         for index, amount in enumerate(more):
             used[index] += amount
+        milli = more[2]
+        if devices:
+            known = self._devices.setdefault(node, {})
+            for device in devices:
+                known[device] = known.get(device, 0) + min(milli, DEVICE_MILLI)
+        elif milli:
+            parts = self._anywhere.setdefault(node, [])
+            if -milli in parts:
+                parts.remove(-milli)
+            else:
+                parts.append(milli)
+        if self._placer is not None and node in self.nodes:
+            self._placer.note(node, used, self._used_devices(node, self.capacity(self.nodes[node])))
+
+    def _used_devices(self, node: str, capacity: Resources) -> tuple[int, ...]:
+        """The used thousandths of each accelerator; what is used of unknown ones as tightly as can be."""
+        found = devices_of(capacity)
+        known = self._devices.get(node)
+        if known:
+            found = tuple(used + known.get(number, 0) for number, used in enumerate(found))
+        for milli in sorted(self._anywhere.get(node, ()), reverse=True):
+            found = taking(found, milli)
+        return found
+
+    def plan(self, requests: Sequence[Request], groups: Mapping[str, Mapping[str, int]]) -> tuple[Placement, ...]:
+        """Where `requests` would go now, as by `place`. Nothing is reserved: that is `reserve`, for what is recorded.
+
+        One engine serves the whole pass, so that a decision costs what it costs and not a look at every node.
+        """
+        if self._placer is None:
+            self._placer = Placer(self.snapshot())
+        self._placer.groups = {name: dict(counts) for name, counts in groups.items()}
+        self._placer.taken = self.ports
+        found = plan(self._placer, requests)
+        for placement in reversed(found):
+            self._placer.undo(placement)
+        return found
 
     def snapshot(self, groups: Mapping[str, Mapping[str, int]] | None = None) -> Snapshot:
         """The cell as the scheduler sees it now, with everything that this pass has reserved so far."""
+        taken = {address: dict(ports) for address, ports in self.ports.items()}
+        if self._placer is not None:
+            return replace(self._placer.snapshot(), groups=groups or {}, taken=taken, mix=self.mix)
         nodes = []
         for record in self.nodes.values():
             name, used = record.name, self.reserved.get(record.name, [0, 0, 0])
@@ -208,11 +262,12 @@ class Context:
                     labels=record.spec.get("labels") or {},
                     taints=frozenset(record.spec.get("taints") or ()),
                     reservation=self.lent.get(name, ""),
+                    devices=self._used_devices(name, capacity),
                     planned=0.0 if load is None else load.s,
                     limit=1.0 if load is None else load.limit,
                 )
             )
-        return Snapshot.of(nodes, groups, {address: dict(taken) for address, taken in self.ports.items()})
+        return Snapshot.of(nodes, groups, taken, self.mix)
 
     def shared_address(self, node: str) -> str:
         """The address whose ports all replicas of the node share; "" when each has ports of its own."""

@@ -92,7 +92,8 @@ class HttpFleet:
             return {name: replace(link.view, refused=dict(link.refused)) for name, link in self._links.items()}
 
     def apply(self, node: str, spec: ReplicaSpec, epoch: int) -> None:
-        body = spec.model_dump_json().encode()
+        # Agents of earlier releases know no `devices`: they are told of them only where there are any.
+        body = spec.model_dump_json(exclude=None if spec.devices else {"devices"}).encode()
         self._send(node, epoch, "PUT", f"/v1/replicas/{spec.uid}", body)
 
     def stop(self, node: str, uid: str, grace_s: float | None, epoch: int) -> None:

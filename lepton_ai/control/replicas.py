@@ -47,6 +47,7 @@ def creation(ctx: Context, owner: Record, template: Template, node: str, values:
             MountOrder(volume=item.volume, path=item.path, target=item.target, read_only=item.read_only)
             for item in template.mounts
         ),
+        "devices": tuple(values.pop("devices", ())),
         **values.pop("order", {}),
     }
     spec = ReplicaSpec(
@@ -78,7 +79,7 @@ def creation(ctx: Context, owner: Record, template: Template, node: str, values:
     }
     if template.avoid:  # so that those it avoids keep away from it too
         stored["avoid"] = list(template.avoid)
-    ctx.reserve(node, template.resources, ports_of(spec.port, spec.ports), name, owner.workspace)
+    ctx.reserve(node, template.resources, ports_of(spec.port, spec.ports), name, owner.workspace, spec.devices)
     return Create(owner.workspace, "replica", name, stored, {"phase": "placed"}, owner.uid, uid)
 
 
@@ -183,7 +184,7 @@ def _reserve(ctx: Context, record: Record) -> None:
     ports = [] if missing(ctx, record) else ports_of(spec.port, spec.ports)
     if ports or (record.status.get("port") and not missing(ctx, record)):
         ports += [int(record.status.get("port") or 0)]
-    ctx.reserve(str(record.spec["node"]), spec.resources, ports, record.name, record.workspace)
+    ctx.reserve(str(record.spec["node"]), spec.resources, ports, record.name, record.workspace, spec.devices)
     for other in record.spec.get("avoid") or ():
         group = f"{record.workspace}/{other}"
         ctx.shy[group] = ctx.shy.get(group, frozenset()) | {f"{record.workspace}/{spec.owner}"}

@@ -9,7 +9,8 @@ from collections import defaultdict
 
 from lepton_ai.control.folder import NODES
 from lepton_ai.control.reservations import held_by
-from lepton_ai.scheduler.snapshot import Node, Snapshot, amounts, ports_of
+from lepton_ai.scheduler.mix import DEVICE_MILLI, Mix
+from lepton_ai.scheduler.snapshot import Node, Snapshot, amounts, devices_of, ports_of, taking
 from lepton_ai.spec.container import Port
 from lepton_ai.spec.workload import Resources
 from lepton_ai.store import Record, Store
@@ -20,10 +21,16 @@ def room(store: Store) -> Snapshot:
     held: dict[str, dict[int, str]] = defaultdict(dict)
     used: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     groups: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    shared: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    mix = Mix()
     for record in store.list("replica", but="exited"):
         node = str(record.spec["node"])
-        for index, amount in enumerate(amounts(Resources.model_validate(record.spec["replica"]["resources"]))):
+        own = Resources.model_validate(record.spec["replica"]["resources"])
+        for index, amount in enumerate(amounts(own)):
             used[node][index] += amount
+        mix.add(own)
+        for device in record.spec["replica"].get("devices") or ():
+            shared[node][int(device)] += min(own.accelerator_milli, DEVICE_MILLI)
         held[node] |= _ports(record)
         if not record.status.get("ending"):
             groups[f"{record.owner_uid}#{record.spec.get('release', 0)}"][node] += 1
@@ -32,7 +39,7 @@ def room(store: Store) -> Snapshot:
     taken: dict[str, dict[int, str]] = defaultdict(dict)
     for record in store.list("node", workspace=NODES):
         capacity = Resources.model_validate(record.status.get("capacity") or record.spec.get("capacity") or {})
-        own, status = used[record.name], record.status
+        total, status = used[record.name], record.status
         address = "" if status.get("forwards", True) else str(status.get("address") or "")
         if address:
             taken[address] |= held[record.name]
@@ -41,9 +48,10 @@ def room(store: Store) -> Snapshot:
             Node(
                 record.name,
                 capacity,
-                (own[0], own[1], own[2]),
+                (total[0], total[1], total[2]),
                 str(status.get("reason") or ""),
                 address,
+                devices=_devices(capacity, shared[record.name], total[2]),
                 labels=record.spec.get("labels") or {},
                 taints=frozenset(record.spec.get("taints") or ()),
                 reservation=lent.get(record.name, ""),
@@ -51,7 +59,13 @@ def room(store: Store) -> Snapshot:
                 limit=float(load.get("limit") or 1.0),
             )
         )
-    return Snapshot.of(nodes, {name: dict(counts) for name, counts in groups.items()}, taken)
+    return Snapshot.of(nodes, {name: dict(counts) for name, counts in groups.items()}, taken, mix)
+
+
+def _devices(capacity: Resources, known: dict[int, int], total_milli: int) -> tuple[int, ...]:
+    """The used thousandths of each accelerator; what is used of unknown ones as tightly as can be."""
+    found = tuple(used + known.get(number, 0) for number, used in enumerate(devices_of(capacity)))
+    return taking(found, max(0, total_milli - sum(known.values())))
 
 
 def _ports(record: Record) -> dict[int, str]:

@@ -47,6 +47,9 @@ def container(
         "LogConfig": {"Type": "none"},  # the shim keeps the log
         "Mounts": [],
     }
+    if spec.devices:
+        asked = {"Driver": "nvidia", "DeviceIDs": [str(device) for device in spec.devices], "Capabilities": [["gpu"]]}
+        host["DeviceRequests"] = [asked]
     values: dict[str, Any] = {
         # By id: the name may mean another image by now.
         "Image": image.id,
@@ -59,6 +62,17 @@ def container(
     elif not image.config.get("Entrypoint") and not image.config.get("Cmd"):
         raise Conflict(f"image {spec.image} has no command of its own", hint="give a command")
     return values
+
+
+def visible(spec: ReplicaSpec) -> dict[str, str]:
+    """What a container is told of GPUs, whatever its image or its own environment says.
+
+    In it those that it was given are numbered from 0. Who asked for none sees none, also where the engine's default
+    runtime would show all of them to an image that wants them.
+    """
+    if spec.devices:
+        return {"CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in range(len(spec.devices)))}
+    return {} if spec.resources.accelerator_milli else {"NVIDIA_VISIBLE_DEVICES": "void"}
 
 
 def bind(create: dict[str, Any], source: Path, target: str, *, read_only: bool) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from lepton_ai.errors import Failed, LeptonError, Unsupported
 from lepton_ai.node import contain
-from lepton_ai.node.container import bind, container
+from lepton_ai.node.container import bind, container, visible
 from lepton_ai.node.engine import CREATE_S, Away, Engine, Refused
 from lepton_ai.node.hold import HOLD, hold
 from lepton_ai.node.images import Image, Images, away
@@ -116,7 +116,7 @@ class DockerRuntime:
             held, pid = self._hold(spec)
             address = self._network.open(spec.uid, spec.workspace, maps, pid=pid).address
         names = {"{blobs}": BLOBS, "{port}": "" if port is None else str(port)}
-        env = wanted(spec, told(spec, self.node, port), address, port)
+        env = {**wanted(spec, told(spec, self.node, port), address, port), **visible(spec)}
         argv = [fill(part, names) for part in spec.command]
         create = container(spec, image, argv, env, self._labels(spec))
         create["HostConfig"] |= self._networking(spec, maps, held)

@@ -117,4 +117,12 @@ def wanted(spec: ReplicaSpec, told: Mapping[str, str], address: str | None, port
     """What is `told`, with the workload's own on top, and what its node knows better than both."""
     known = {"address": address, "port": None if port is None else str(port)}
     found = {name: value for name, what in spec.own.items() if (value := known[what]) is not None}
-    return {**told, **spec.env, **found}
+    return {**told, **spec.env, **found, **accelerators(spec)}
+
+
+def accelerators(spec: ReplicaSpec) -> dict[str, str]:
+    """Which GPUs it sees, by their numbers on the node, whatever its own environment says: they are not all its."""
+    if not spec.devices:
+        return {}
+    numbers = ",".join(str(device) for device in spec.devices)
+    return {"CUDA_VISIBLE_DEVICES": numbers, "NVIDIA_VISIBLE_DEVICES": numbers, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lepton_ai.scheduler.snapshot import DEVICE_MILLI
 from lepton_ai.spec.workload import Resources
+
+DEVICE_MILLI = 1000
+"""The thousandths of one whole accelerator."""
 
 
 @dataclass(slots=True)

@@ -45,16 +45,18 @@ class Placement:
 class Placer:
     """A cell to place on. `mix` are the statistics so far; every request that is placed adds to them.
 
-    `place` reserves at once, `take` and `release` note what others do. Deterministic: equal snapshots, statistics and
-    requests give equal placements; among equals the first node name wins.
+    `place` reserves at once, `note` and `release` tell it what others did; `groups` (who stands where) and `taken` (the
+    ports at an address) may be set by whoever knows better. Deterministic: equal snapshots, statistics and requests
+    give equal placements; among equals the first node name wins.
     """
 
     def __init__(self, snapshot: Snapshot, mix: Mix | None = None) -> None:
-        self.mix = Mix() if mix is None else mix.copy()
+        known = snapshot.mix if mix is None else mix
+        self.mix = Mix() if known is None else known.copy()
         self.groups: dict[str, dict[str, int]] = {name: dict(counts) for name, counts in snapshot.groups.items()}
         self._snapshot = snapshot
         self._index = {name: number for number, name in enumerate(snapshot.names)}
-        self._taken = {address: dict(ports) for address, ports in snapshot.taken.items()}
+        self.taken = {address: dict(ports) for address, ports in snapshot.taken.items()}
         self._used = snapshot.used.copy()
         free = (snapshot.capacity - snapshot.used).astype(np.float64)
         self._cpu, self._memory = free[:, 0].copy(), free[:, 1].copy()
@@ -99,18 +101,6 @@ class Placer:
             self._hold(node, request.ports, "another one like it")
         return Placement(request, name, why, {}, devices)
 
-    def place_all(self, requests: Sequence[Request]) -> tuple[Placement, ...]:
-        """All of `requests` or none: then every placement is without a node, and nothing is reserved."""
-        found: list[Placement] = []
-        for request in requests:
-            found.append(self.place(request))
-            if found[-1].node is None:
-                for placement in reversed(found[:-1]):
-                    self.undo(placement)
-                why = f"worker {len(found)} of {len(requests)} finds no node"
-                return tuple(Placement(item, None, why) for item in requests)
-        return tuple(found)
-
     def undo(self, placement: Placement) -> None:
         """Give back what `placement` reserved."""
         if placement.node is None:
@@ -125,31 +115,27 @@ class Placer:
         address = self._address(node)
         if request.ports and address:
             for port in request.ports:
-                self._taken.get(address, {}).pop(port, None)
+                self.taken.get(address, {}).pop(port, None)
 
-    def take(
-        self, node: str, resources: Resources, devices: Sequence[int] = (), ports: Iterable[int] = (), name: str = ""
-    ) -> tuple[int, ...]:
-        """Note that somebody has this room on the node. Without `devices` it gets some. Returns those it has."""
-        number = self._index.get(node)
-        if number is None:
-            return tuple(devices)
-        held = tuple(device for device in devices if device < self._slots)
-        if not held and resources.accelerator_milli:
-            held = self._devices(number, resources)
-        self._move(number, resources, held, 1)
-        self._hold(number, ports, name)
-        return held
-
-    def release(self, node: str, resources: Resources, devices: Sequence[int] = (), ports: Iterable[int] = ()) -> None:
-        """Note that this room on the node is free again: the opposite of `take`."""
+    def note(self, node: str, used: Sequence[int], devices: Sequence[int]) -> None:
+        """Note what others made of the node: what is used of it now, and of each of its accelerators (see `Node`)."""
         number = self._index.get(node)
         if number is None:
             return
-        self._move(number, resources, [device for device in devices if device < self._slots], -1)
-        held = self._taken.get(self._address(number), {})
-        for port in ports:
-            held.pop(port, None)
+        more = np.array(used, dtype=np.int64) - self._used[number]
+        self._used[number] = used
+        self._cpu[number] -= more[0]
+        self._memory[number] -= more[1]
+        self._levels[number, : len(devices)] = DEVICE_MILLI - np.array(devices, dtype=np.int64)
+        self._rests[number] = np.maximum(self._levels[number], 0)
+        self._total[number] = self._rests[number].sum()
+        if self._limited:
+            self._planned[number] += max(more[0] / self._all[number, 0], more[1] / self._all[number, 1])
+        self._dirty.add(number)
+
+    def release(self, node: str, resources: Resources, devices: Sequence[int] = ()) -> None:
+        """Note that this room on the node is free again."""
+        self._move(self._index[node], resources, devices, -1)
 
     def snapshot(self) -> Snapshot:
         """The cell as it is now."""
@@ -158,7 +144,7 @@ class Placer:
             used=self._used.copy(),
             devices=DEVICE_MILLI - self._levels,
             groups={name: dict(counts) for name, counts in self.groups.items()},
-            taken={address: dict(ports) for address, ports in self._taken.items()},
+            taken={address: dict(ports) for address, ports in self.taken.items()},
             planned=self._planned.copy(),
         )
 
@@ -175,9 +161,9 @@ class Placer:
                     costs[node] += SPREAD * count if count < request.per_node else np.inf
         for node in self._holding(request.avoid):
             costs[node] = np.inf
-        if request.ports and self._taken:
+        if request.ports and self.taken:
             for node, address in enumerate(self._snapshot.addresses):
-                if address and not request.ports.isdisjoint(self._taken.get(address, ())):
+                if address and not request.ports.isdisjoint(self.taken.get(address, ())):
                     costs[node] = np.inf
         if request.burst:
             named = request.reservation
@@ -234,7 +220,7 @@ class Placer:
         if address:
             held = dict.fromkeys(ports, name)
             if held:
-                self._taken.setdefault(address, {}).update(held)
+                self.taken.setdefault(address, {}).update(held)
 
     def _address(self, node: int) -> str:
         return self._snapshot.addresses[node] if self._snapshot.addresses else ""

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_ai.scheduler.mix import DEVICE_MILLI as DEVICE_MILLI
+from lepton_ai.scheduler.mix import Mix
 from lepton_ai.spec.container import Port
 from lepton_ai.spec.workload import Resources, Template
 
 UNITS = ("cpu_milli", "memory_mib", "accelerator_milli")
 """The columns of every resource array of this package: thousandths of a core, MiB, thousandths of an accelerator."""
-DEVICE_MILLI = 1000
-"""The thousandths of one whole accelerator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ class Snapshot:
     """Nodes in name order, as arrays (one row a node), and how many of each group stand on each node.
 
     `addresses` has one entry a node (see :class:`Node`); `taken`, by address, who has which port there. `devices` has
-    one row a node: the used thousandths of each of its accelerators, and 1000 where it has no such accelerator.
+    one row a node: the used thousandths of each of its accelerators, and 1000 where it has no such accelerator. `mix`:
+    what kind of requests there were so far, where that is known.
     """
 
     names: tuple[str, ...]
@@ -119,6 +120,7 @@ class Snapshot:
     reservations: tuple[str, ...] = ()
     planned: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     limits: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    mix: Mix | None = None
 
     @classmethod
     def of(
@@ -126,6 +128,7 @@ class Snapshot:
         nodes: Iterable[Node],
         groups: Mapping[str, Mapping[str, int]] | None = None,
         taken: Mapping[str, Mapping[int, str]] | None = None,
+        mix: Mix | None = None,
     ) -> Snapshot:
         """A snapshot of `nodes`; the order in which they are given does not matter."""
         ordered = sorted(nodes, key=lambda node: node.name)
@@ -144,6 +147,7 @@ class Snapshot:
             reservations=tuple(node.reservation for node in ordered),
             planned=np.array([max(0.0, node.planned) if np.isfinite(node.planned) else 0.0 for node in ordered]),
             limits=np.array([node.limit if np.isfinite(node.limit) else 1.0 for node in ordered]),
+            mix=mix,
         )
 
     def emptied(self) -> Snapshot:
@@ -151,6 +155,15 @@ class Snapshot:
         whole = [Node(name, _resources(row)) for name, row in zip(self.names, self.capacity, strict=True)]
         idle = np.zeros_like(self.planned)
         return replace(self, used=np.zeros_like(self.used), devices=_devices(whole), planned=idle, groups={}, taken={})
+
+    def holding(self, more: Mapping[str, Sequence[int]]) -> Snapshot:
+        """The same with these amounts (in :data:`UNITS`) held on nodes besides, of whichever accelerators."""
+        used, devices = self.used.copy(), self.devices.copy()
+        for row, name in enumerate(self.names):
+            if name in more:
+                used[row] += np.array(more[name], dtype=np.int64)
+                devices[row] = taking(devices[row].tolist(), int(more[name][2]))
+        return replace(self, used=used, devices=devices)
 
     @property
     def usable(self) -> int:
@@ -179,6 +192,25 @@ def devices_of(resources: Resources, used_milli: int = 0) -> tuple[int, ...]:
     for index, taken in enumerate(found):
         part = min(max(0, used_milli), DEVICE_MILLI - taken)
         found[index], used_milli = taken + part, used_milli - part
+    return tuple(found)
+
+
+def taking(used: Sequence[int], milli: int) -> tuple[int, ...]:
+    """`used` of each accelerator after somebody has taken `milli` thousandths, nobody knows of which ones.
+
+    A share goes where it fits most tightly, whole ones where nothing is; what fits nowhere is spread over what is free.
+    """
+    found = list(used)
+    while milli > 0:
+        part = min(milli, DEVICE_MILLI)
+        fitting = [number for number, taken in enumerate(found) if taken + part <= DEVICE_MILLI]
+        if not fitting:
+            break
+        found[max(fitting, key=lambda number: (found[number], -number))] += part
+        milli -= part
+    for number, taken in enumerate(found):
+        part = min(max(0, milli), max(0, DEVICE_MILLI - taken))
+        found[number], milli = taken + part, milli - part
     return tuple(found)
 
 

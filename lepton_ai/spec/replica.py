@@ -92,6 +92,7 @@ class ReplicaSpec(Model):
     env: dict[str, str] = Field(default_factory=dict)
     blobs: tuple[FetchBlob, ...] = ()
     resources: Resources = Resources()
+    devices: tuple[int, ...] = Field(default=(), max_length=64, description="numbers of the accelerators it uses")
     port: int | None = None
     needs_port: bool = True
     prefer_port: int | None = Field(default=None, description="this one, when it is free, of those it could be given")
