@@ -35,14 +35,15 @@ from lepton_ai.store.watch import CHANNEL, Watch
 
 KEEP_CHANGES = 10_000
 PRUNE_EVERY = 256
+RUN_MOST = 500
 
 # Made once: to build a statement anew costs more than to run it.
-_NAMED = select(records.c.uid).where(
+_NAMED = select(records.c.name).where(
     records.c.workspace == bindparam("in_workspace"),
     records.c.kind == bindparam("of_kind"),
-    records.c.name == bindparam("called"),
+    records.c.name.in_(bindparam("called", expanding=True)),
 )
-_BY_UID = select(*COLUMNS).where(records.c.uid == bindparam("of_uid"))
+_BY_UID = select(*COLUMNS).where(records.c.uid.in_(bindparam("uids", expanding=True)))
 _CREATE, _LOG = insert(records), insert(changes)
 _CHANGE = (
     update(records)
@@ -184,7 +185,10 @@ class Store(Reads):
         single calls raise.
         """
         with self._writing(lease) as write:
-            return [self._apply(write, op) for op in ops]
+            done: builtins.list[Record | None] = []
+            for run in _runs(ops):
+                done += self._apply(write, run)
+            return done
 
     # -- leases
 
@@ -291,65 +295,90 @@ class Store(Reads):
         assert record is not None
         return record
 
-    def _apply(self, write: _Write, op: Op) -> Record | None:
-        if isinstance(op, Create):
-            return self._create(write, op)
-        if isinstance(op, Update):
-            return self._update(write, op)
-        gone = {"of_uid": op.record.uid, "at_revision": op.record.revision}
-        if write.connection.execute(_DELETE, gone).rowcount != 1:
-            raise _conflict(write.connection, op.record)
-        self._log(write, op.record, deleted=True)
-        return None
+    def _apply(self, write: _Write, run: builtins.list[Op]) -> Sequence[Record | None]:
+        """Ops of one kind, no record twice: many records take no more statements than one."""
+        creates = [op for op in run if isinstance(op, Create)]
+        updates = [op for op in run if isinstance(op, Update)]
+        if creates:
+            return self._create(write, creates)
+        if updates:
+            return self._update(write, updates)
+        for op in run:
+            assert isinstance(op, Delete)
+            gone = {"of_uid": op.record.uid, "at_revision": op.record.revision}
+            if write.connection.execute(_DELETE, gone).rowcount != 1:
+                raise _conflict(write.connection, op.record)
+            self._log(write, op.record, deleted=True)
+        return [None] * len(run)
 
-    def _create(self, write: _Write, op: Create) -> Record:
-        validate(op)
-        named = {"in_workspace": op.workspace, "of_kind": op.kind, "called": op.name}
-        if write.connection.execute(_NAMED, named).scalar() is not None:
-            raise Conflict(
-                f"{op.kind} {op.name!r} exists already in workspace {op.workspace!r}",
-                hint="choose another name, or change the one that exists",
-                details={"kind": op.kind, "name": op.name},
+    def _create(self, write: _Write, ops: builtins.list[Create]) -> builtins.list[Record]:
+        for op in ops:
+            validate(op)
+        names: dict[tuple[str, str], builtins.list[str]] = {}
+        for op in ops:
+            names.setdefault((op.workspace, op.kind), []).append(op.name)
+        there: set[tuple[str, str, str]] = set()
+        for (workspace, kind), called in names.items():
+            asked = {"in_workspace": workspace, "of_kind": kind, "called": called}
+            there.update((workspace, kind, name) for name in write.connection.execute(_NAMED, asked).scalars())
+        found, rows = [], []
+        for op in ops:
+            if (op.workspace, op.kind, op.name) in there:
+                raise Conflict(
+                    f"{op.kind} {op.name!r} exists already in workspace {op.workspace!r}",
+                    hint="choose another name, or change the one that exists",
+                    details={"kind": op.kind, "name": op.name},
+                )
+            there.add((op.workspace, op.kind, op.name))
+            now_ms, spec, status = self.now_ms(), dump(op.spec), dump(op.status or {})
+            uid = op.uid or uuid7()
+            record = Record(
+                op.workspace, op.kind, op.name, uid, 1, write.revision + 1, json.loads(spec), json.loads(status),
+                op.owner_uid, now_ms, now_ms, None,
+            )  # fmt: skip
+            values = {name: getattr(record, name) for name in Record.__slots__}
+            rows.append(values | {"spec": spec, "status": status, "state": state_of(record.status)})
+            found.append(record)
+            self._log(write, record, deleted=False)
+        write.connection.execute(_CREATE, rows)
+        return found
+
+    def _update(self, write: _Write, ops: builtins.list[Update]) -> builtins.list[Record]:
+        asked = {"uids": [op.record.uid for op in ops]}
+        rows = {row.uid: row for row in write.connection.execute(_BY_UID, asked)}
+        found, changed = [], []
+        for op in ops:
+            row = rows.get(op.record.uid)
+            if row is None or row.revision != op.record.revision:
+                raise _conflict(write.connection, op.record)
+            before = row.spec, row.status, row.deleting_ms
+            spec = row.spec if op.spec is None else dump(op.spec)
+            status = row.status if op.status is None else dump(op.status)
+            deleting_ms = self.now_ms() if op.deleting and row.deleting_ms is None else row.deleting_ms
+            if (spec, status, deleting_ms) == before:
+                found.append(record_of(row))
+                continue
+            values = {**row._asdict(), "spec": spec, "status": status, "deleting_ms": deleting_ms}
+            values |= {"revision": write.revision + 1, "updated_ms": self.now_ms()}
+            values["generation"] += spec != row.spec
+            record = record_of([values[name] for name in Record.__slots__])
+            changed.append(
+                {
+                    "of_uid": record.uid,
+                    "spec": spec,
+                    "status": status,
+                    "state": state_of(record.status),
+                    "generation": record.generation,
+                    "revision": record.revision,
+                    "updated_ms": record.updated_ms,
+                    "deleting_ms": deleting_ms,
+                }
             )
-        now_ms, spec, status = self.now_ms(), dump(op.spec), dump(op.status or {})
-        uid = op.uid or uuid7()
-        record = Record(
-            op.workspace, op.kind, op.name, uid, 1, write.revision + 1, json.loads(spec), json.loads(status),
-            op.owner_uid, now_ms, now_ms, None,
-        )  # fmt: skip
-        values = {name: getattr(record, name) for name in Record.__slots__}
-        values |= {"spec": spec, "status": status, "state": state_of(record.status)}
-        write.connection.execute(_CREATE, values)
-        self._log(write, record, deleted=False)
-        return record
-
-    def _update(self, write: _Write, op: Update) -> Record:
-        row = write.connection.execute(_BY_UID, {"of_uid": op.record.uid}).one_or_none()
-        if row is None or row.revision != op.record.revision:
-            raise _conflict(write.connection, op.record)
-        before = row.spec, row.status, row.deleting_ms
-        spec = row.spec if op.spec is None else dump(op.spec)
-        status = row.status if op.status is None else dump(op.status)
-        deleting_ms = self.now_ms() if op.deleting and row.deleting_ms is None else row.deleting_ms
-        if (spec, status, deleting_ms) == before:
-            return record_of(row)
-        values = {**row._asdict(), "spec": spec, "status": status, "deleting_ms": deleting_ms}
-        values |= {"revision": write.revision + 1, "updated_ms": self.now_ms()}
-        values["generation"] += spec != row.spec
-        record = record_of([values[name] for name in Record.__slots__])
-        changed = {
-            "of_uid": record.uid,
-            "spec": spec,
-            "status": status,
-            "state": state_of(record.status),
-            "generation": record.generation,
-            "revision": record.revision,
-            "updated_ms": record.updated_ms,
-            "deleting_ms": deleting_ms,
-        }
-        write.connection.execute(_CHANGE, changed)
-        self._log(write, record, deleted=False)
-        return record
+            found.append(record)
+            self._log(write, record, deleted=False)
+        if changed:
+            write.connection.execute(_CHANGE, changed)
+        return found
 
     def _log(self, write: _Write, record: Record, *, deleted: bool) -> None:
         write.revision += 1
@@ -367,6 +396,21 @@ class Store(Reads):
     def _refuse_closed(self) -> None:
         if self._closed:
             raise Unavailable("the store is closed", hint="open it again")
+
+
+def _runs(ops: Sequence[Op]) -> Iterator[list[Op]]:
+    """Neighbours of one kind, no record twice and not too many, in order."""
+    run: list[Op] = []
+    seen: set[str] = set()
+    for op in ops:
+        uid = "" if isinstance(op, Create) else op.record.uid
+        if run and (type(op) is not type(run[0]) or uid in seen or len(run) >= RUN_MOST):
+            yield run
+            run, seen = [], set()
+        run.append(op)
+        seen |= {uid} if uid else set()
+    if run:
+        yield run
 
 
 def _system_ms() -> int:
