@@ -10,7 +10,7 @@ the destination. What is noted outlives a leader; the next one goes on with it o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def reconcile(ctx: Context, used: Ring) -> None:
     if memory.rebalanced_ms is not None and ctx.tick_ms - memory.rebalanced_ms < options.rebalance_s * 1000:
         return
     memory.rebalanced_ms = ctx.tick_ms
-    works = _works(ctx, used)
+    works = _works(ctx, used, sources)
     budget = allowance(len(works), [(ctx.tick_ms - at_ms) / 1000 for at_ms in _moved(ctx)], RULES)
     loads = [load for name, load in ctx.loads.items() if load.mark != "overloaded" or name in sources]
     plan = rebalance(ctx.snapshot(_groups(ctx)), loads, list(works.values()), budget=budget, rules=RULES)
@@ -200,8 +200,8 @@ def _moved_s(ctx: Context, record: Record) -> float | None:
     return (max(seen_ms, ctx.now_ms - at_ms) if began else seen_ms) / 1000
 
 
-def _works(ctx: Context, used: Ring) -> dict[str, Work]:
-    """Everything that runs on nodes that can be reached, by uid."""
+def _works(ctx: Context, used: Ring, sources: Collection[str]) -> dict[str, Work]:
+    """Everything that runs on nodes that can be reached, by uid; what is not on `sources` only as a load."""
     records = [record for record in ctx.mirror.running() if ctx.connected(str(record.spec.get("node")))]
     uids = [record.uid for record in records]
     history, now = used.history(uids, used.length, ctx.tick_ms), used.last(uids, used.length)
@@ -211,9 +211,13 @@ def _works(ctx: Context, used: Ring) -> dict[str, Work]:
     spread = np.stack([cpu.spread, memory.spread], axis=1) * UNITS
     figures = dict(zip(uids, zip(mean.tolist(), spread.tolist(), (now * UNITS).tolist(), strict=True), strict=True))
     found: dict[str, Work] = {}
+    calm: dict[str, str] = {}
 
     def add(record: Record) -> None:
-        request, held, cost = _described(ctx, record)
+        if str(record.spec["node"]) in sources:
+            request, held, cost = _described(ctx, record, calm)
+        else:
+            request, held, cost = Request(record.uid, replicas.spec_of(ctx, record).resources), "elsewhere", 1.0
         mean, spread, now = (tuple(values) for values in figures[record.uid])
         move = move_of(record)
         if not move and _goes(ctx, record):  # what it uses, it will not use there for long
@@ -234,8 +238,11 @@ def _goes(ctx: Context, record: Record) -> bool:
     return bool(record.status.get("ending")) or taking_over
 
 
-def _described(ctx: Context, record: Record) -> tuple[Request, str, float]:
-    """The request that would place it again, why it may not move ("": it may), and what a move costs."""
+def _described(ctx: Context, record: Record, calm: dict[str, str]) -> tuple[Request, str, float]:
+    """The request that would place it again, why it may not move ("": it may), and what a move costs.
+
+    `calm` remembers, by owner, why nothing of it may move.
+    """
     owner, spec = ctx.mirror.get(str(record.owner_uid)), replicas.spec_of(ctx, record)
     if owner is None or owner.deleting:
         return Request(record.uid, spec.resources), "being removed", 1.0
@@ -243,25 +250,30 @@ def _described(ctx: Context, record: Record) -> tuple[Request, str, float]:
         job = ctx.mirror.parse(owner, JobSpec)
         return ask(ctx, owner, job, job.template, record.uid), _job_stays(owner, record, job), JOB_COST
     deployment = ctx.mirror.parse(owner, DeploymentSpec)
-    known = owner.uid in ctx.per_node
     per_node = ctx.per_node.get(owner.uid)
     request = ask(ctx, owner, deployment, deployment.template, record.uid, _group(record), per_node)
-    held = _stays(ctx, owner, record, deployment) if known else "not looked at in this pass"
+    if owner.uid not in calm:
+        calm[owner.uid] = _stays(ctx, owner, deployment)
+    held = calm[owner.uid]
+    if not held and not replicas.relied_on(ctx, record):
+        held = "not relied on yet"
     return request, held, 1.0
 
 
-def _stays(ctx: Context, owner: Record, record: Record, spec: DeploymentSpec) -> str:
-    """Why a replica of a deployment may not move: nothing that is under way is to be disturbed."""
-    status = owner.status
+def _stays(ctx: Context, owner: Record, spec: DeploymentSpec) -> str:
+    """Why no replica of a deployment may move: nothing that is under way is to be disturbed."""
+    status, rollout = owner.status, owner.status.get("rollout") or {}
     if spec.pod or spec.template.exclusive:
         return "pods" if spec.pod else "exclusive"
-    rollout = status.get("rollout") or {}
+    if owner.uid not in ctx.per_node:
+        return "not looked at in this pass"
     calm = status.get("state") == "ready" and status.get("ready") == status.get("wanted")
-    if not calm or rollout.get("state") != "done" or int(record.spec.get("release", 0)) != rollout.get("release"):
-        return "their deployment is changing"
-    if any(copy.status.get("ending") for copy in ctx.mirror.owned("replica", owner.uid) if _runs(copy)):
-        return "their deployment is changing"
-    return "" if replicas.relied_on(ctx, record) else "not relied on yet"
+    changing = "their deployment is changing"
+    if not calm or rollout.get("state") != "done" or rollout.get("release") != spec.release:
+        return changing
+    copies = [copy for copy in ctx.mirror.owned("replica", owner.uid) if copy.status.get("phase") != "exited"]
+    settled = all(not copy.status.get("ending") and copy.spec.get("release") == spec.release for copy in copies)
+    return "" if settled else changing
 
 
 def _job_stays(owner: Record, record: Record, spec: JobSpec) -> str:
@@ -289,10 +301,6 @@ def _groups(ctx: Context) -> dict[str, dict[str, int]]:
 
 def _group(record: Record) -> str:
     return f"{record.owner_uid}#{record.spec.get('release', 0)}"
-
-
-def _runs(record: Record) -> bool:
-    return record.status.get("phase") != "exited"
 
 
 def _record(ctx: Context, uid: str) -> Record:
