@@ -16,7 +16,7 @@ from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Delete, Op, Record, Update, changed
 from lepton_ai.control.rollout import Fleet, Wanted
 from lepton_ai.control.waiting import Line, Room
-from lepton_ai.scheduler.place import Placement, place
+from lepton_ai.scheduler.place import Placement
 from lepton_ai.scheduler.scale import Scale, scale
 from lepton_ai.spec.workload import DeploymentSpec
 
@@ -148,8 +148,8 @@ def _starts(case: Case, ends: dict[str, Update]) -> list[Op]:
     moving = rebalance.due(ctx, fleet.leaving)[:count]
     for index, (_, to) in enumerate(moving):  # the first of them go where others want to move, or nowhere
         requests[index] = replace(requests[index], nodes=frozenset({to}))
-    snapshot = ctx.snapshot({**company(ctx, one), group: fleet.nodes})
-    plan = place(snapshot, requests)
+    groups = {**company(ctx, one), group: fleet.nodes}
+    plan = ctx.plan(requests, groups)
     ops: list[Op] = []
     for index, placement in enumerate(plan):
         before = moving[index][0] if index < len(moving) else None
@@ -161,17 +161,18 @@ def _starts(case: Case, ends: dict[str, Update]) -> list[Op]:
         else:
             case.unplaced.append(placement)
     if case.unplaced and not ops and not ends:
-        ends.update(rollout.yields(ctx, fleet, case.wanted, snapshot, requests[0]))
+        ends.update(rollout.yields(ctx, fleet, case.wanted, ctx.snapshot(groups), requests[0]))
     case.lacks = len(case.unplaced)
     if case.unplaced and not ops and not ends:
         wanted = [placement.request for placement in case.unplaced]
         choices = [wanted, wanted[:1]] if len(wanted) > 1 else [wanted]
-        case.room = case.line.room(record, case.spec, snapshot, choices, case.unplaced[0].reason)
+        case.room = case.line.room(record, case.spec, ctx.snapshot(groups), choices, case.unplaced[0].reason)
     return ops
 
 
 def _values(case: Case, placement: Placement, before: Record | None) -> dict[str, Any]:
     values: dict[str, Any] = {"release": case.progress.release, "why": placement.reason}
+    values["devices"] = placement.devices
     if before is not None:
         values.update(moved=rebalance.origin(before, case.ctx.now_ms), why=rebalance.why(before))
     if case.spec.pod:  # no gateway routes to it: what it listens on are the ports that it exposes
@@ -211,7 +212,7 @@ def _state(case: Case, ready: int) -> tuple[str, str]:
         return "idle", wanted.reason
     failure = f"release {spec.release} failed: {progress.reason}" if progress.failed else ""
     if case.unplaced:
-        reason = case.unplaced[0].reason if case.room is None else case.room.reason
+        reason = case.line.words(case.record, case.unplaced[0].reason) if case.room is None else case.room.reason
         gave = next((copy for copy in reversed(case.fleet.ended) if copy.status.get("preempted")), None)
         reason = f"{gave.name}: {gave.status['preempted']['why']}; {reason}" if gave is not None else reason
         return ("waiting" if ready == 0 else "degraded"), reason

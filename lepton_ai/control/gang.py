@@ -81,11 +81,12 @@ def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], l
     for worker, placement in zip(due, plan, strict=True):
         if placement.node is not None:
             again = before[1] if before is not None and before[0] == placement.node else None
-            ops.append(_creation(ctx, record, spec, worker, placement.node, {"run": run, "again": again}))
+            values = {"run": run, "again": again, "devices": placement.devices}
+            ops.append(_creation(ctx, record, spec, worker, placement.node, values))
     if unplaced is None:
         return Starts(tuple(ops), reason)
     if ops:  # for the others room is looked for in the next pass, when those that start now are known
-        return Starts(tuple(ops), unplaced.reason)
+        return Starts(tuple(ops), line.words(record, unplaced.reason))
     room = line.room(record, spec, snapshot, choices, unplaced.reason)
     return Starts((), room.reason, room=room)
 

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from lepton_ai.control import replicas
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Op, Record
+from lepton_ai.control.reservations import masked
 from lepton_ai.control.rest import finished
 from lepton_ai.scheduler.fair import Claim, fair, lenders
 from lepton_ai.scheduler.preempt import Preemption, awaited, preempt
@@ -121,13 +122,7 @@ class Line:
     def snapshot(self, groups: Mapping[str, Mapping[str, int]] | None = None) -> Snapshot:
         """The cell as jobs see it: without what is kept for the one ahead."""
         found = self.ctx.snapshot(groups)
-        if not self._kept:
-            return found
-        used = found.used.copy()
-        for row, name in enumerate(found.names):
-            if name in self._kept:
-                used[row] += np.array(self._kept[name], dtype=np.int64)
-        return replace(found, used=used)
+        return found.holding(self._kept) if self._kept else found
 
     def spent(self, record: Record, spec: JobSpec) -> bool:
         """Whether there is no point in trying: its like found no room in this pass, or enough have been tried."""
@@ -143,6 +138,7 @@ class Line:
         self, record: Record, spec: Owned, snapshot: Snapshot, choices: Sequence[Sequence[Request]], reason: str
     ) -> Room:
         """What follows for one that found no room. `choices`: the requests, in the ways in which they may be met."""
+        reason = self.words(record, reason)
         claim = record.status.get("claim")
         if claim and (left := self._ending(claim)):
             self._book(record.uid, claim)
@@ -165,6 +161,10 @@ class Line:
                     self.ahead = record
                     break
         return Room(self.behind(record, reason))
+
+    def words(self, record: Record, reason: str) -> str:
+        """`reason` as whoever sees the record may read it."""
+        return masked(reason, self.ctx.reservations, record.workspace)
 
     def held(self) -> list[Held]:
         """Everything that runs and may be asked to go, or ends by itself (`keep` below 0: a job's)."""
