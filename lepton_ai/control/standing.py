@@ -45,11 +45,14 @@ def standing(ctx: Context, record: Record, copies: list[Record]) -> Mapping[str,
     known.requests = found.requests
     uids = {copy.uid for copy in copies}
     known.capacity.observe(measured_ms, {uid: sample for uid, sample in seen(found).items() if uid in uids})
-    crowded = [
-        copy.uid
+    measured = known.capacity.estimate(doubt=0.0)
+    crowded = {
+        copy.uid: measured[copy.uid]
         for copy in copies
-        if (load := ctx.loads.get(str(copy.spec["node"]))) is not None and load.mark == "overloaded"
-    ]
+        if copy.uid in measured
+        and (load := ctx.loads.get(str(copy.spec["node"]))) is not None
+        and load.mark == "overloaded"
+    }
     known.shares = route(known.capacity.estimate(), known.capacity.ahead(), known.shares, crowded=crowded)
     return known.shares
 

@@ -1,9 +1,9 @@
 """What each replica of one deployment can do, in requests a second, from what gateways count. Remembers; no clock.
 
-The estimator is the one of `gateway/picker.c`, there at every request and here once a second: answers per busy second
-of the last moments, where busy seconds count as the square root of what is in flight. A replica that works on one
-request at a time is busy for one second a second whatever waits; of one that works on all at once the seconds add up;
-the root is near enough to both, and under it more requests never make a replica look faster, so nothing runs away.
+Answers per second that requests were in flight there, of the last moments: the inverse of the mean latency. A replica
+that answers all it has at once looks the same whatever it has; one that works on one request at a time looks slower
+the more waits, never faster: so what follows from it calms itself. The gateway's own picker (`gateway/picker.c`) looks
+at every request, and comes nearer to the truth; from here it gets what to expect of each.
 
 A replica that was not asked lately is expected to be as the others: so it is tried again, and its recovery noticed.
 An error counts as a mean request's time without an answer: failing fast is not taken for being fast.
@@ -24,8 +24,6 @@ MEMORY = 50.0
 MEMORY_S_LEAST, MEMORY_S_MOST = 10.0, 60.0
 DOUBT = 2.0
 """Standard errors by which a replica must differ from the others to be told from them."""
-SNAPSHOT = 0.5
-"""Variance of the root of what is in flight at a moment, beside its mean squared (0.4 to 0.7 at a load of 0.7)."""
 GAP_S_MOST = 10.0
 """Of a longer silence nothing is known but its end."""
 
@@ -44,9 +42,9 @@ class _Known:
 
     answered: float
     failed: float
-    root: float
+    active: float
     flight: float = 0.0
-    looks: float = 0.0
+    met: float = 0.0
     answers: float = 0.0
     busy_s: float = 0.0
 
@@ -73,19 +71,20 @@ class Capacity:
         for name, sample in seen.items():
             if not all(math.isfinite(value) and value >= 0 for value in sample):
                 continue
-            root, one = math.sqrt(sample.in_flight), self._known.get(name)
+            one = self._known.get(name)
             if one is None or passed_s == 0.0:
-                self._known[name] = _Known(sample.answered, sample.failed, root)
+                self._known[name] = _Known(*sample)
                 if one is not None:  # only the counters are taken anew
-                    self._known[name] = replace(one, answered=sample.answered, failed=sample.failed, root=root)
+                    self._known[name] = replace(
+                        one, answered=sample.answered, failed=sample.failed, active=sample.in_flight
+                    )
                 continue
             answers = _grown(sample.answered, one.answered)
             errors = _grown(sample.failed, one.failed)
-            # Idle at both ends: busy for what its answers took, which is known of the mean only.
-            busy_s = 0.5 * (one.root + root) * passed_s or min(passed_s, answers * self._mean_s)
-            one.answered, one.failed, one.root = sample.answered, sample.failed, root
+            busy_s = 0.5 * (one.active + sample.in_flight) * passed_s
+            one.answered, one.failed, one.active = sample
             one.flight += (1 - kept) * (sample.in_flight - one.flight)
-            one.looks = one.looks * kept + 1
+            one.met = one.met * kept + sample.in_flight
             one.answers = one.answers * kept + answers
             one.busy_s = one.busy_s * kept + busy_s * 0.5 * (1 + kept) + errors * self._mean_s
         answers = sum(one.answers for one in self._known.values())
@@ -95,8 +94,8 @@ class Capacity:
     def estimate(self, doubt: float = DOUBT) -> dict[str, float]:
         """Requests a second of every replica; empty while nothing is known of any.
 
-        As near to the typical as chance could explain: `doubt` standard errors, of counting few answers and of having
-        looked few times at what is in flight.
+        As near to the typical as chance could explain: `doubt` standard errors, of few answers and of few requests met
+        in flight, of which only moments are seen.
         """
         if self._mean_s <= 0:
             return {}
@@ -106,7 +105,7 @@ class Capacity:
         typical, found = statistics.median(likely.values()), {}
         for name, value in likely.items():
             one = self._known[name]
-            off = 1 + doubt * math.sqrt(1 / (one.answers + PRIOR) + SNAPSHOT / (one.looks + 1))
+            off = 1 + doubt * math.sqrt(1 / (one.answers + PRIOR) + 1 / (one.met + 1))
             found[name] = min(typical, value * off) if value < typical else max(typical, value / off)
         return found
 

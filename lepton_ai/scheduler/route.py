@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 TYPICAL = 100
@@ -41,7 +41,7 @@ def route(
     ahead: float = 0.0,
     before: Mapping[str, Share] | None = None,
     *,
-    crowded: Collection[str] = (),
+    crowded: Mapping[str, float] | None = None,
 ) -> dict[str, Share]:
     """The share of every replica in `capacity`.
 
@@ -49,7 +49,8 @@ def route(
         capacity: requests a second of each (measured, or forecast); what is no positive number counts as typical.
         ahead: requests that a new one finds in flight at a typical replica.
         before: the shares until now. They are returned as they are while nothing has changed enough.
-        crowded: replicas on overloaded nodes: they are given less when they can do less, never more.
+        crowded: replicas on overloaded nodes, and what was measured of them: they get that at most, without the
+            benefit of the doubt that there is in `capacity`.
     """
     known = dict(before or {})
     able = {name: value for name, value in capacity.items() if math.isfinite(value) and value > 0}
@@ -59,9 +60,8 @@ def route(
     spare = _spares({name: able.get(name, typical) for name in capacity}, typical, ahead, known)
     wanted = {}
     for name in capacity:
-        weight = _weight(able.get(name, typical) / typical)
-        if name in crowded and name in known:
-            weight = min(weight, known[name].weight)
+        value, bound = able.get(name, typical), (crowded or {}).get(name, math.inf)
+        weight = _weight(min(value, bound if bound > 0 else value) / typical)
         wanted[name] = Share(weight, name in spare)
     same = wanted.keys() == known.keys() and not any(_changed(known[name], wanted[name]) for name in wanted)
     return known if same else wanted

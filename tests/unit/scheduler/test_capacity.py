@@ -28,7 +28,7 @@ def test_nothing_is_known_before_anything_was_answered() -> None:
     assert known.ahead() == 0.0
 
 
-def test_one_at_a_time_the_speed_is_answers_a_busy_second() -> None:
+def test_the_speed_is_answers_for_every_second_in_flight() -> None:
     known = fed({"a": 50, "b": 50, "slow": 10}, {"a": 1, "b": 1, "slow": 1})
     plain = known.estimate(doubt=0.0)
     assert plain["a"] == pytest.approx(50, rel=0.1)
@@ -37,18 +37,15 @@ def test_one_at_a_time_the_speed_is_answers_a_busy_second() -> None:
     assert plain["slow"] < cautious["slow"] < cautious["a"]
 
 
-def test_a_longer_queue_does_not_make_a_replica_look_slower_than_it_is_by_much_nor_faster() -> None:
+def test_a_longer_queue_makes_a_replica_look_slower_never_faster() -> None:
     plain = fed({"a": 50, "b": 50, "c": 50}, {"a": 1, "b": 1, "c": 4}).estimate(doubt=0.0)
-    assert plain["c"] <= plain["a"]
-    assert plain["c"] > plain["a"] / 3
+    assert plain["a"] / 5 < plain["c"] < plain["a"]
 
 
 def test_many_at_once_more_requests_do_not_make_a_replica_look_faster() -> None:
     """Of two that answer all they have in a tenth of a second, one has four times as much to do."""
     plain = fed({"a": 40, "b": 10}, {"a": 4, "b": 1}).estimate(doubt=0.0)
-    assert plain["a"] / plain["b"] < 4
-    # In flight ÷ capacity is then larger at the busy one: the next request goes to the other.
-    assert (4 + 1) / plain["a"] > (1 + 1) / plain["b"]
+    assert plain["a"] == pytest.approx(plain["b"], rel=0.05)
 
 
 def test_failing_fast_is_not_being_fast() -> None:
@@ -65,7 +62,7 @@ def test_one_that_never_answered_falls_and_one_that_is_not_asked_is_expected_to_
     known = fed({"a": 50, "b": 50, "stuck": 0, "idle": 0}, {"a": 1, "b": 1, "stuck": 3, "idle": 0})
     found = known.estimate(doubt=0.0)
     assert found["stuck"] < found["a"] / 5
-    assert found["idle"] > found["a"] / 2
+    assert found["idle"] > found["a"] / 3
 
 
 def test_what_was_learnt_of_a_replica_fades_when_it_is_not_asked() -> None:

@@ -70,13 +70,13 @@ def test_a_spare_one_comes_back_only_when_it_is_clearly_better() -> None:
     assert not route({**able, "slow": 45.0}, 0.5, before)["slow"].spare
 
 
-def test_a_replica_on_an_overloaded_node_is_given_less_but_never_more() -> None:
-    before = {"a": Share(100), "b": Share(100), "c": Share(60), "d": Share(100)}
-    able = {"a": 50, "b": 50, "c": 50, "d": 20}
-    found = route(able, before=before, crowded=("c", "d"))
-    assert found["c"].weight == 60
-    assert found["d"].weight == 40
-    assert route(able, before=before)["c"].weight == 100
+def test_a_replica_on_an_overloaded_node_has_no_benefit_of_the_doubt() -> None:
+    able = {"a": 50.0, "b": 50.0, "c": 50.0, "d": 45.0}
+    found = route(able, crowded={"d": 25.0, "c": 60.0})
+    assert (found["c"].weight, found["d"].weight) == (TYPICAL, TYPICAL // 2)
+    assert route(able, before=found, crowded={"d": 48.0})["d"].weight == TYPICAL
+    for bad in (math.nan, -1.0, 0.0, math.inf):
+        assert route(able, crowded={"d": bad})["d"].weight == TYPICAL
 
 
 CAPACITY = st.one_of(st.floats(1e-6, 1e6), st.sampled_from([math.nan, math.inf, -1.0, 0.0]))
