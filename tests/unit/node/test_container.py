@@ -9,7 +9,7 @@ import pytest
 
 from lepton_ai.errors import Conflict, DiskFull, Failed, Forbidden, NotFound, Unavailable
 from lepton_ai.node import contain
-from lepton_ai.node.container import container
+from lepton_ai.node.container import container, visible
 from lepton_ai.node.engine import Away, Engine, frames
 from lepton_ai.node.hold import _image
 from lepton_ai.node.images import Image, refused
@@ -52,6 +52,15 @@ def test_limits_and_rights_of_a_container() -> None:
         assert way_out not in host
     assert (host["IpcMode"], host["CgroupnsMode"]) == ("private", "private")
     assert not host["Mounts"]
+
+
+def test_a_container_gets_its_own_gpus_and_no_others() -> None:
+    two = spec(devices=(1, 3), resources=Resources(accelerator_milli=2000))
+    host = container(two, Image("sha256:1", "", {}), ["run"], {}, {})["HostConfig"]
+    assert host["DeviceRequests"] == [{"Driver": "nvidia", "DeviceIDs": ["1", "3"], "Capabilities": [["gpu"]]}]
+    assert visible(two) == {"CUDA_VISIBLE_DEVICES": "0,1"}  # in the container they are numbered from 0
+    assert visible(spec()) == {"NVIDIA_VISIBLE_DEVICES": "void"}
+    assert "DeviceRequests" not in container(spec(), Image("sha256:1", "", {}), ["run"], {}, {})["HostConfig"]
 
 
 def test_a_command_of_the_images_own() -> None:

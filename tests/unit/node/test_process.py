@@ -63,3 +63,10 @@ def test_an_image_is_kept_but_a_process_runs(runtime: ProcessRuntime) -> None:
 def test_mounts_need_more_than_a_user_may(runtime: ProcessRuntime) -> None:
     with pytest.raises(Unsupported, match="/data"):
         runtime.check(spec(mounts=(MountOrder(target="/data"),)))
+
+
+def test_a_replica_sees_its_own_accelerators_whatever_it_asks_for(runtime: ProcessRuntime, tmp_path: Path) -> None:
+    asked = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "A": "b"}
+    made = runtime.prepare(spec(devices=(1, 3), env=asked), tmp_path / "r", None, {})
+    assert (made.env["CUDA_VISIBLE_DEVICES"], made.env["NVIDIA_VISIBLE_DEVICES"], made.env["A"]) == ("1,3", "1,3", "b")
+    assert "CUDA_VISIBLE_DEVICES" not in runtime.prepare(spec(), tmp_path / "s", None, {}).env
