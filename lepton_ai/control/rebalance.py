@@ -20,7 +20,7 @@ from lepton_ai.control.asks import ask, group_of, title
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Record, Update
 from lepton_ai.scheduler.habit import habit
-from lepton_ai.scheduler.rebalance import Move, Rules, Work, allowance, rebalance
+from lepton_ai.scheduler.rebalance import DAY_S, Move, Rules, Work, allowance, rebalance
 from lepton_ai.scheduler.snapshot import Request
 from lepton_ai.scheduler.window import Ring
 from lepton_ai.spec.workload import DeploymentSpec, JobSpec
@@ -187,6 +187,7 @@ def _moved(ctx: Context) -> list[int]:
     if memory.moves is None:
         found = [copy.spec["moved"].get("ms") for copy in ctx.mirror.list("replica") if copy.spec.get("moved")]
         memory.moves = [ctx.tick_ms - max(0, ctx.now_ms - int(ms)) for ms in found if ms]
+    memory.moves = [at_ms for at_ms in memory.moves if ctx.tick_ms - at_ms < DAY_S * 1000]
     return memory.moves
 
 
