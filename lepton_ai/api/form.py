@@ -73,6 +73,8 @@ class DeployForm(OwnedForm):
     idle_timeout_s: int | None = None
     target_in_flight: float = 16.0
     target_requests_per_minute: float | None = None
+    target_latency_ms_p95: float | None = None
+    target_utilisation: float | None = None
     tokens: tuple[str | FromSecret, ...] | None = Field(default=None, repr=False, max_length=64)
     allowlist: Allowlist = Allowlist()
     balance: Balance = Balance()

@@ -15,8 +15,9 @@ from lepton_ai.spec.workload import DeploymentSpec, Template
 
 SHOWN = 100
 PLAIN = (
-    "survive", "spread", "idle_timeout_s", "target_in_flight", "target_requests_per_minute", "visibility", "labels",
-    "balance", "priority", "can_preempt", "preemptible", "advisory",
+    "survive", "spread", "idle_timeout_s", "target_in_flight", "target_requests_per_minute",
+    "target_latency_ms_p95", "target_utilisation", "visibility", "labels", "balance", "priority",
+    "can_preempt", "preemptible", "advisory",
 )  # fmt: skip
 """Fields of a deployment whose change is shown as it is."""
 

@@ -23,7 +23,7 @@ Form = dict[str, Any]
 _WHOSE = ("labels", "visibility", "advisory", "priority", "can_preempt", "preemptible")
 _TOP = (
     "name", "replicas", "survive", "idle_timeout_s", "target_in_flight", "tokens", "note", "model", "pod", "spread",
-    "target_requests_per_minute", "allowlist", "balance", *_WHOSE,
+    "target_requests_per_minute", "target_latency_ms_p95", "target_utilisation", "allowlist", "balance", *_WHOSE,
 )  # fmt: skip
 _RESOURCES = ("cpu_milli", "memory_mib", "accelerator_milli", "accelerator_type")
 _TEMPLATE = (

@@ -196,6 +196,10 @@ def _status(case: Case) -> dict[str, Any]:
         status.pop(key, None)
         if value:
             status[key] = value
+    if (start_s := demands.start_s(case.copies)) is not None:
+        status["start_s"] = start_s
+    if (learnt := demands.learnt(ctx, case.record)) is not None:
+        status["demand"] = learnt
     if status["state"] != before.get("state"):
         status["changed_ms"] = ctx.now_ms
     return status

@@ -37,8 +37,9 @@ class Admin:
         return True
 
     def stats(self, pattern: str) -> dict[str, str]:
-        """Statistics whose name matches the regular expression `pattern`, as text."""
-        lines = self.text(f"/stats?filter={quote(pattern)}").splitlines()
+        """Statistics whose name matches the regular expression `pattern`, as text; a histogram's is its buckets as
+        "B5(2,17) ...": of the last interval and since the start, below 5."""
+        lines = self.text(f"/stats?histogram_buckets=cumulative&filter={quote(pattern)}").splitlines()
         pairs = (line.rsplit(": ", 1) for line in lines if ": " in line)
         return {name: value.strip('"') for name, value in pairs}
 

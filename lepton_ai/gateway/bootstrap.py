@@ -56,6 +56,7 @@ _KEPT: list[Resource] = [
             ".membership_healthy",
             ".upstream_rq_active",
             ".upstream_rq_retry",
+            ".upstream_rq_time",
             ".rq_active",
             ".rq_success",
             ".rq_error",

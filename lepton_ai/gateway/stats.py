@@ -9,17 +9,19 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
+from lepton_ai.gateway.latency import Buckets, Latency, read
 from lepton_ai.spec.route import Endpoint, Route, Routes, RouteStats
 
 PATTERN = (
     r"^vhost\..*\.route\..*\.upstream_rq_(completed|5xx|total)$"
-    r"|^cluster\..*\.(upstream_rq_active|upstream_rq_retry|endpoint\..*\.rq_(active|success|error))$"
+    r"|^cluster\..*\.(upstream_rq_active|upstream_rq_retry|upstream_rq_time|endpoint\..*\.rq_(active|success|error))$"
 )
 """What one call must fetch."""
 
 _ROUTE = re.compile(r"vhost\..*\.route\.([a-z0-9-]+)/([a-z0-9-]+)\.upstream_rq_(completed|5xx)$")
 _CLUSTER = re.compile(r"cluster\.([a-z0-9-]+)/([a-z0-9-]+)/\d+\.(upstream_rq_active|endpoint\.(.*)\.rq_active)$")
 _ENDPOINT = re.compile(r"cluster\.([a-z0-9-]+)/([a-z0-9-]+)/\d+\.endpoint\.(.*)\.rq_(success|error)$")
+_TIME = re.compile(r"cluster\.([a-z0-9-]+)/([a-z0-9-]+)/\d+\.upstream_rq_time$")
 
 Key = tuple[str, str]
 
@@ -32,14 +34,16 @@ class Stats:
         self._total: dict[Key, dict[str, int]] = defaultdict(lambda: {"completed": 0, "5xx": 0})
         self._each: dict[Key, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
         self._last_request_ms: dict[Key, int] = {}
+        self._latency: dict[Key, Latency] = {}
+        self._buckets: dict[tuple[str, str], Buckets] = {}
 
     def update(
-        self, read: Mapping[str, Mapping[str, str]], routes: Routes, held: Mapping[str, int], now_ms: int
+        self, figures: Mapping[str, Mapping[str, str]], routes: Routes, held: Mapping[str, int], now_ms: int
     ) -> tuple[RouteStats, ...]:
         """The figures of every route.
 
         Args:
-            read: for each Envoy that answered, its statistics (names matching PATTERN).
+            figures: for each Envoy that answered, its statistics (names matching PATTERN).
             held: requests that the activator holds now, by "WORKSPACE/NAME".
             now_ms: time of this reading, UTC.
         """
@@ -47,7 +51,9 @@ class Stats:
         active: dict[Key, int] = defaultdict(int)
         by_address: dict[Key, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         busy: set[Key] = set()
-        for envoy, values in read.items():
+        for latency in self._latency.values():
+            latency.age(now_ms)
+        for envoy, values in figures.items():
             self._forget(envoy, values)
             for name, text in values.items():
                 if match := _ROUTE.match(name):
@@ -56,6 +62,8 @@ class Stats:
                     self._total[key][match[3]] += grown
                     if grown:
                         busy.add(key)
+                elif match := _TIME.match(name):
+                    self._time(envoy, name, read(text), (match[1], match[2]), now_ms)
                 elif match := _ENDPOINT.match(name):
                     self._each[match[1], match[2]][match[3], match[4]] += self._grown(envoy, name, int(text))
                 elif (match := _CLUSTER.match(name)) and int(text):
@@ -69,6 +77,7 @@ class Stats:
         for key in set(self._total) - wanted:
             del self._total[key]
             self._last_request_ms.pop(key, None)
+            self._latency.pop(key, None)
         self._each = defaultdict(lambda: defaultdict(int), {key: self._each[key] for key in wanted & set(self._each)})
         return tuple(
             RouteStats(
@@ -84,11 +93,25 @@ class Stats:
                     for backend in route.backends
                     for endpoint in backend.endpoints
                 },
+                **self._quantiles((route.workspace, route.name)),
                 answered_by_replica=self._of_each(route, "success"),
                 failed_by_replica=self._of_each(route, "error"),
             )
             for route in routes.routes
         )
+
+    def _time(self, envoy: str, name: str, after: Buckets, key: Key, now_ms: int) -> None:
+        before, self._buckets[envoy, name] = self._buckets.get((envoy, name), {}), after
+        if after and after != before:
+            latency = self._latency.get(key)
+            if latency is None:
+                latency = self._latency[key] = Latency()
+                latency.age(now_ms)
+            latency.add(before, after)
+
+    def _quantiles(self, key: Key) -> dict[str, float]:
+        found = self._latency[key].quantiles_ms((0.5, 0.95)) if key in self._latency else None
+        return {} if found is None else {"latency_ms_p50": round(found[0], 2), "latency_ms_p95": round(found[1], 2)}
 
     def _of_each(self, route: Route, kind: str) -> dict[str, int]:
         """A counter of every replica; empty while an Envoy that was started before this release does not count it."""
@@ -109,6 +132,8 @@ class Stats:
         """Drops what Envoy no longer has (removed routes), so that memory follows the number of routes."""
         for key in [key for key in self._last if key[0] == envoy and key[1] not in values]:
             del self._last[key]
+        for key in [key for key in self._buckets if key[0] == envoy and key[1] not in values]:
+            del self._buckets[key]
 
     def _grown(self, envoy: str, name: str, value: int) -> int:
         """By how much a counter has grown since it was last read; one that went back began at zero."""

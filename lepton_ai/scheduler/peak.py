@@ -48,6 +48,7 @@ _HIGHEST = 0.5 ** (1 / 120)
 _POWERS = (0.4, 0.3, 0.3)
 _PRIOR_TICKS, _PRIOR, _PRIOR_POWER, _PRIOR_TAIL = 960.0, 1.1, 0.8, 8.0
 _MOST = 1.6  # never so many times what was ever needed
+_SLOW_S = 10.0
 _LEAST = 0.1
 _LARGEST = 1e9  # no figure of a gateway is larger
 _RECENT = 12  # what was needed within a minute is planned for whatever was learnt
@@ -103,6 +104,7 @@ class Peak:
         start_s: float,
         *,
         ready: float = math.inf,
+        at_least: float = 0.0,
         ahead: float | None = None,
     ) -> Plan:
         """Five seconds have passed.
@@ -112,6 +114,7 @@ class Peak:
             requests: how many came in each.
             start_s: how long a new replica needs until it serves.
             ready: how many replicas served meanwhile.
+            at_least: what is needed now by another measure.
             ahead: somebody else's forecast of the load within that time, which then stands in for `lately` and
                 `highest` (bench/autoscale.py asks what the network would bring).
 
@@ -142,8 +145,13 @@ class Peak:
         self._record = max(peak, self._record * 0.5 ** (1 / _DAY))
         self._held.append(held)
         self._recent.append(max(peak, float(np.mean(self._held))))
-        self.plan = self._decide(ahead)
+        self.plan = self._decide(start_s, at_least, ahead)
         return self.plan
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was ever asked of it."""
+        return self._record <= 0
 
     # -- within a tick
 
@@ -170,15 +178,17 @@ class Peak:
         ready = min(list(self._planned)[-window:])
         self._unserved += float(counts[needs > ready].sum())
 
-    def _decide(self, ahead: float | None = None) -> Plan:
+    def _decide(self, start_s: float = 0.0, at_least: float = 0.0, ahead: float | None = None) -> Plan:
         ticks, demand, squares, requests = (float(value) for value in self._sums)
         size = squares / demand if demand > 0 else 0.0
         lately, highest = (self._lately, self._highest) if ahead is None else (ahead, ahead)
         parts = zip((size, lately, highest), _POWERS, strict=True)
         level = max(_LEAST, math.prod(max(part, 0.0) ** power for part, power in parts))
         factor = self._factor(max(1.0, size * ticks / demand) if demand > 0 else 1.0, requests / ticks)
-        now = max(self._recent)
-        planned = max(now, min(factor * level, _MOST * self._record))
+        now = max(*self._recent, at_least)
+        # Who has seen little foresees nothing; a replica that starts in a moment needs hardly any forecast.
+        trust = min(1.0, start_s / _SLOW_S) if self._ticks > _SILENT else 0.0
+        planned = now + trust * max(0.0, min(factor * level, _MOST * self._record) - now)
         self._levels.append(level)
         replicas = self._calm(planned, now)
         self._planned.append(replicas)
@@ -253,12 +263,9 @@ class Peak:
         peak._ticks, peak._sums, peak._ratios, peak._unserved = ticks, sums, ratios, unserved
         peak._lately, peak._highest, peak._record = levels
         if sums[0] > 0:
-            peak.plan = peak._decide_again()
+            peak._recent.append(0.0)
+            peak.plan = peak._decide(_SLOW_S)
         return peak
-
-    def _decide_again(self) -> Plan:
-        self._recent.append(0.0)
-        return self._decide()
 
 
 def _whole(replicas: float) -> int:

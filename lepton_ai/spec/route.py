@@ -79,6 +79,8 @@ class RouteStats(Model):
     in_flight: int = 0
     held: int = Field(default=0, description="requests that the activator holds now")
     last_request_ms: int = 0
+    latency_ms_p50: float | None = Field(default=None, description="of the answers of the last moments; None: none")
+    latency_ms_p95: float | None = None
     in_flight_by_replica: dict[str, int] = Field(default_factory=dict)
     answered_by_replica: dict[str, int] = Field(default_factory=dict, description="answers other than 5xx so far")
     failed_by_replica: dict[str, int] = Field(default_factory=dict, description="5xx and broken requests so far")

@@ -158,6 +158,8 @@ class DeploymentSpec(Owned):
     idle_timeout_s: int | None = Field(default=None, ge=1, le=30 * 86_400)
     target_in_flight: float = Field(default=16.0, gt=0, le=100_000, description="requests in flight per replica")
     target_requests_per_minute: float | None = Field(default=None, gt=0, le=1e9, description="per replica")
+    target_latency_ms_p95: float | None = Field(default=None, gt=0, le=3_600_000, description="of answers, at most")
+    target_utilisation: float | None = Field(default=None, gt=0, le=1, description="share of the cpu asked for, in use")
     survive: dict[Literal["node"], int] = Field(default_factory=dict)
     spread: Literal["preferred", "required"] = "preferred"
     tokens: tuple[str, ...] | None = Field(default=None, max_length=64)

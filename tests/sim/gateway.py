@@ -62,6 +62,7 @@ class FakeGateway:
     lose: bool = False
     mute: bool = False
     slow_ms: int = 0
+    latency_ms: Callable[[int], float] | None = None
     slowed: dict[str, float] = field(default_factory=dict)
     passing: Callable[[int], None] = lambda ms: None
     _requests: list[Request] = field(default_factory=list)
@@ -110,6 +111,7 @@ class FakeGateway:
                     in_flight=sum(copy.spec.release in known for copy in copies),
                     held=len(under[key]) - len(copies),
                     last_request_ms=self._last_ms.get(key, 0),
+                    latency_ms_p95=None if self.latency_ms is None else self.latency_ms(len(each)),
                     in_flight_by_replica=each,
                     answered_by_replica={uid: self._answered[uid] for uid in each},
                 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from random import Random
 
 import pytest
 from sim.world import World
@@ -29,13 +31,101 @@ def test_up_with_load_and_down_after_the_window(cell: Cell) -> None:
     world.call("movies", 2)
     world.run(55)
     assert world.lowest["movies"] == 5
-    world.until(lambda: world.ready("movies", 2), 20)
+    world.until(lambda: world.ready("movies", 2), 60)
     assert world.gateway.failed == []
     world.run(3)
     assert world.at_rest() == []
-    assert [text.split(" replicas")[0] for text in world.notes.of("deployment/movies", "Scaled")] == [
-        "0 -> 2", "2 -> 5", "5 -> 2",
-    ]  # fmt: skip
+    numbers = changes(world)
+    assert (numbers[0], max(numbers), numbers[-1]) == (2, 5, 2)
+    assert turns(numbers[1:]) == 1
+
+
+def changes(world: World) -> list[int]:
+    """The numbers of replicas that were wanted one after the other."""
+    texts = world.notes.of("deployment/movies", "Scaled")
+    return [int(text.split(" -> ")[1].split()[0]) for text in texts]
+
+
+def turns(numbers: list[int]) -> int:
+    moves = [after > before for before, after in pairwise(numbers) if after != before]
+    return sum(one != other for one, other in pairwise(moves))
+
+
+def test_a_burst_scales_out_and_back_and_turns_once(cell: Cell) -> None:
+    world = cell(4)
+    up(world, replicas={"min": 1, "max": 8}, survive={}, idempotent=True)
+    world.run(20)
+    world.call("movies", 30)  # 100 requests a second of 0.3 s
+    world.until(lambda: len(world.serving("movies")) == 8, 10)
+    world.run(60)
+    world.call("movies", 0)
+    world.until(lambda: world.ready("movies", 1), 240)
+    assert world.gateway.failed == []
+    assert turns(changes(world)[1:]) <= 1, changes(world)
+
+
+def test_a_constant_noisy_load_is_left_alone(cell: Cell) -> None:
+    world = cell(4)
+    up(world, replicas={"min": 1, "max": 12}, survive={}, idempotent=True)
+    noise = Random(3)
+    for _ in range(300):
+        world.call("movies", max(0, round(noise.gauss(14, 2.5))))
+        world.run(1)
+    settled = len(changes(world))
+    for _ in range(300):
+        world.call("movies", max(0, round(noise.gauss(14, 2.5))))
+        world.run(1)
+    assert turns(changes(world)[settled - 1 :]) <= 1, changes(world)
+    assert world.gateway.failed == []
+
+
+def test_a_new_leader_takes_up_what_was_learnt(cell: Cell) -> None:
+    world = cell(4)
+    up(world, replicas={"min": 1, "max": 8}, survive={})
+    for _ in range(11):
+        world.call("movies", 14)
+        world.run(20)
+        world.call("movies", 2)
+        world.run(40)
+    learnt = world.status("movies")["demand"]
+    assert learnt["ticks"] > 100
+    assert world.status("movies")["start_s"] < 5
+    world.kill_control()
+    world.start_control()
+    world.run(20)
+    record = world.person.deployment("movies")
+    known = world.controls[0].loop._memory.demand[record.uid]
+    assert known.peak.state()["ticks"] >= learnt["ticks"]
+
+
+def test_latency_over_its_target_brings_more_until_it_is_met(cell: Cell) -> None:
+    world = cell(4)
+    up(world, replicas={"min": 1, "max": 8}, survive={}, target_in_flight=1000.0, target_latency_ms_p95=200.0)
+    world.call("movies", 6)
+    world.gateway.latency_ms = lambda copies: 600.0 / max(1, copies)
+    world.until(lambda: len(world.serving("movies")) >= 3, 300)
+    assert "p95 of" in world.status("movies")["scaled"]["reason"]
+    world.run(240)
+    assert len(world.serving("movies")) in (3, 4)
+
+
+def test_cpu_over_its_target_brings_more(cell: Cell) -> None:
+    world = cell(4)
+    up(world, replicas={"min": 1, "max": 8}, survive={}, target_in_flight=1000.0, target_utilisation=0.5)
+    use(world, 400, 30)
+    assert len(world.serving("movies")) == 4  # each asked for 200, 400 are in use, half of what is asked for at most
+    assert "the cpu of 2 replicas is in use, at most 50%" in world.status("movies")["scaled"]["reason"]
+    use(world, 20, 120)
+    assert world.ready("movies", 1)
+
+
+def use(world: World, cpu_milli: int, seconds: int) -> None:
+    """For so long all copies together use so much."""
+    for _ in range(seconds):
+        serving = world.serving("movies")
+        for node, copy in serving:
+            world.machines[node].works(copy.spec.uid, cpu_milli // len(serving))
+        world.run(1)
 
 
 def test_without_figures_from_the_gateway_nothing_shrinks(cell: Cell) -> None:

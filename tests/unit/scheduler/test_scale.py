@@ -122,3 +122,29 @@ def test_a_counter_that_begins_anew_grew_by_nothing() -> None:
     for at, value in ((0, 50), (1, 60), (2, 0), (3, 5)):
         counted.add(at, value)
     assert counted.within(3) == 15
+
+
+def test_what_is_planned_ahead_counts_where_it_is_more() -> None:
+    ahead = scale(_spec(1, 9), Demand(peak=20, ahead=64), 3)
+    assert ahead.replicas == 4
+    assert ahead.reason == "up to 64 requests in flight are planned for, at most 16 each: 4"
+    assert scale(_spec(1, 9), Demand(peak=70, ahead=64), 3).replicas == 5
+
+
+def test_use_of_the_cpu_against_its_target() -> None:
+    spec = _spec(1, 9).model_copy(update={"target_utilisation": 0.5})
+    assert scale(spec, Demand(used=1.6), 3).replicas == 4
+    assert "at most 50% of each" in scale(spec, Demand(used=1.6), 3).reason
+    assert scale(spec, Demand(used=math.nan), 3).replicas == 1
+    assert scale(_spec(1, 9), Demand(used=5.0), 3).replicas == 1  # no such target
+
+
+def test_latency_against_its_target_step_by_step() -> None:
+    spec = _spec(1, 9).model_copy(update={"target_latency_ms_p95": 100.0})
+
+    def wanted(found: float | None, *, steady: bool = True) -> int:
+        return scale(spec, Demand(latency_ms_p95=found, now=4, steady=steady), 3).replicas
+
+    assert [wanted(120.0), wanted(1e6), wanted(90.0), wanted(40.0)] == [5, 8, 4, 3]
+    assert [wanted(120.0, steady=False), wanted(40.0, steady=False), wanted(None), wanted(math.nan)] == [4, 4, 4, 4]
+    assert scale(spec, Demand(), 3).replicas == 1
