@@ -166,7 +166,7 @@ def added(data: Data, base: Workload) -> list[Workload]:
 def departures(machines: Sequence[Machine], workload: Workload, *, quick: bool) -> list[dict[str, object]]:
     """Accelerator time given out when pods leave after the times they were recorded to run: a tenth of the machines.
 
-    Arrivals are drawn from the list, at random moments, as often as makes 110 % of the machines' accelerator time.
+    Arrivals are drawn from the list, at random moments, so close that together they ask for 110 % of the time there is.
     """
     timed = [pod for pod in workload.pods if pod.created_s is not None and (pod.deleted_s or 0) > pod.created_s]
     if len(timed) < len(workload.pods) // 2:
@@ -192,10 +192,11 @@ def departures(machines: Sequence[Machine], workload: Workload, *, quick: bool) 
 
 
 def replayed(policy: Policy, machines: Sequence[Machine], pods: Sequence[Pod], seed: int, count: int) -> float:
-    """The share of the machines' accelerator time that was given out until the last arrival, after a first fifth."""
+    """The share of the machines' accelerator time that was given out in the second half: the first fills them."""
     rng = random.Random(seed)
     arrivals = rng.choices(pods, k=count)
-    last_s = sum(pod.asked * _ran_s(pod) for pod in arrivals) / (1100 * sum(machine.gpus for machine in machines))
+    capacity = 1000 * sum(machine.gpus for machine in machines)
+    last_s = _span_s(arrivals, capacity)
     moments = sorted(rng.uniform(0, last_s) for _ in arrivals)
     cell = policy(machines, pods)
     ends: list[tuple[float, int, str, tuple[int, ...]]] = []
@@ -206,10 +207,23 @@ def replayed(policy: Policy, machines: Sequence[Machine], pods: Sequence[Pod], s
             cell.leave(arrivals[left], node, devices)
         found, devices = cell.place(pod)
         if found is not None:
-            begin_s, end_s = max(now_s, last_s / 5), min(now_s + _ran_s(pod), last_s)
+            begin_s, end_s = max(now_s, last_s / 2), min(now_s + _ran_s(pod), last_s)
             given += pod.asked * max(0.0, end_s - begin_s)
             heappush(ends, (now_s + _ran_s(pod), number, found, devices))
-    return given / (800 * last_s * sum(machine.gpus for machine in machines))
+    return given / (capacity * last_s / 2)
+
+
+def _span_s(arrivals: Sequence[Pod], capacity: int) -> float:
+    """How long the arrivals are spread over: of what they ask for in it, on average 110 % of what there is."""
+    low, high = 1.0, float(sum(_ran_s(pod) for pod in arrivals))
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        asked = 0.0
+        for pod in arrivals:  # one that runs on beyond the end counts until then
+            ran_s = min(float(_ran_s(pod)), middle)
+            asked += pod.asked * (ran_s - ran_s * ran_s / (2 * middle))
+        low, high = (middle, high) if asked > 1.1 * capacity * middle else (low, middle)
+    return high
 
 
 def _ran_s(pod: Pod) -> int:
