@@ -134,17 +134,16 @@ def rebalance(
     moves: list[Move] = []
     refusals: dict[str, str] = {}
     limit = min(budget, rules.per_call)
-    while (source := state.next_source(refusals)) is not None:
-        if len(moves) >= limit:
-            refusals[state.names[source]] = (
-                "the budget of moves is spent" if budget <= len(moves) else f"{len(moves)} moves at once are enough"
-            )
-            continue
+    while len(sources := state.sources()) and len(moves) < limit:
+        source = int(sources[0])
         found = state.best(source)
         if isinstance(found, str):
             refusals[state.names[source]] = found
+            state.leave(source)
         else:
             moves.append(state.take(*found))
+    why = "the budget of moves is spent" if budget <= len(moves) else f"{len(moves)} moves at once are enough"
+    refusals |= {state.names[source]: why for source in sources.tolist()}
     return Plan(tuple(moves), refusals)
 
 
@@ -169,6 +168,7 @@ class _State:
         self._takes = self._takes & ~np.array(hot, dtype=bool)
         self._read_works()
         self._read_loads()
+        self._sources: NDArray[np.int64] | None = None
         self._feasible: dict[object, NDArray[np.bool_]] = {}
         self._crowded: set[int] = set()  # devices are dealt out by who places it: one such move to a node
 
@@ -218,15 +218,18 @@ class _State:
 
     # -- deciding
 
-    def next_source(self, done: Mapping[str, str]) -> int | None:
-        """The node with the largest load to plan for that is over its limit and not in `done`."""
-        over = self._upper() / self._limit
-        for row in np.argsort(-over, kind="stable").tolist():
-            if over[row] <= 1.0:
-                return None
-            if self._gives[row] and self.names[row] not in done:
-                return int(row)
-        return None
+    def sources(self) -> NDArray[np.int64]:
+        """The nodes that may give work away and are over their limit, the one that is furthest over first."""
+        if self._sources is None:
+            over = self._upper() / self._limit
+            rows = np.flatnonzero(self._gives & (over > 1.0))
+            self._sources = rows[np.argsort(-over[rows], kind="stable")]
+        return self._sources
+
+    def leave(self, source: int) -> None:
+        """The first of `sources` gives no more away."""
+        assert self._sources is not None
+        self._gives[source], self._sources = False, self._sources[1:]
 
     def best(self, source: int) -> tuple[int, int, float] | str:
         """(work, node, gain) of the best move from `source`, or why there is none."""
@@ -270,6 +273,7 @@ class _State:
             if work.owner and item.owner == work.owner and self._free[other]:
                 self._free[other], self._held[other] = False, "another of their owner's moves"
         self._reserve(work.request, node)
+        self._sources = None
         after, load = self._upper(), self._loads[source]
         assert load is not None
         reason = (
