@@ -101,7 +101,7 @@ def durable(nodes: int, replicas: int) -> dict[str, object]:
             fleet=agents,
             publisher=Publisher(NoGateway(), clock, threads=False),
             clock=clock,
-            options=Options(),
+            options=Options(resend_s=600.0),  # these agents never report, which is no reason to order all of it again
             rng=random.Random(1),
             new_uid=uuid7,
             secret=lambda workspace, name: "",
