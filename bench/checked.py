@@ -31,7 +31,7 @@ from lepton_ai.spec.container import Balance
 
 WEIGHTS = (1, 2, 4)
 HELD = 12
-NEAR = 0.04
+NEAR = 0.05
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ PROTOCOL = (
     "live: 8 servers, 2 of them 5 x slower, load 0.7, 2 Envoys, median of the rounds' p99 beside LEAST_REQUEST (two "
     "choices) in turns; simulated: 40 replicas with antagonists, load 0.7, mean over seeds of p99 beside the oracle's"
 )
+SLEEPING, HOG = "5 x slower", "cpu quota and hog"
 DRAWN = 10
 Maker = Callable[[Setting], Control]
 
@@ -48,7 +49,7 @@ def main() -> int:
         library = pickers.module(folder)
         if library is not None:
             Module.library = library
-        compared = checked.check(folder, 400 if quick else 2000)
+        compared = checked.check(folder, 1500 if quick else 3000)
         days = [Day(seed=seed, span_s=14.0 if quick else 60.0) for seed in range(QUICK_SEEDS if quick else SEEDS)]
         uses = [used(path) for path in traces.files(options.data)] if options.data else [None]
         simulated: list[dict[str, object]] = []
@@ -56,6 +57,8 @@ def main() -> int:
             simulated += simulate(days, quick=quick, use=use)
         live = measure(folder, quick=quick)
     goals = {"13": verdict(simulated, live, compared)}
+    if any(row["servers"] == HOG for row in live):
+        goals["13.hog"] = hogged(live)
     report.write(options.out, "routing", goals, [*compared, *simulated, *live])
     try:
         plot(options.out, simulated, live)
@@ -223,9 +226,9 @@ def measure(folder: Path, *, quick: bool) -> list[dict[str, object]]:
     rounds, span_s, warm_s = (2, 1.5, 1.0) if quick else (5, 8.0, throttled.WARM_S)
     turns: dict[str, Any] = {"rounds": rounds, "span_s": span_s, "warm_s": warm_s}
     slow = [6, 7]
-    rows = throttled.measure(folder, "5 x slower", [0.02] * 6 + [0.1] * 2, slow, 224.0, **turns)
+    rows = throttled.measure(folder, SLEEPING, [0.02] * 6 + [0.1] * 2, slow, 224.0, **turns)
     if not quick:
-        rows += throttled.measure(folder, "cpu quota and hog", [0.004] * 8, slow, 120.0, **turns, quota=0.15)
+        rows += throttled.measure(folder, HOG, [0.002] * 8, slow, 120.0, **turns, quota=0.1)
     for row in rows:
         print(f"live: {row['servers']}: {row['picker']}: p99 {row['latency_ms_p99']} ms", flush=True)
     return rows
@@ -241,17 +244,11 @@ def verdict(
     by_name = {row["picker"]: row for row in ours}
     shipped = by_name.get(SHIPPED, by_name[FALLBACK])
     worst = max(row["beside_oracle"] for row in ours if row["picker"] == shipped["picker"])
-    found = {}
-    apart = True
-    for servers in dict.fromkeys(str(row["servers"]) for row in live):
-        by_way = {row["picker"]: row for row in live if row["servers"] == servers}
-        found[servers] = by_way[throttled.OURS]["beside_least_request"]
-        apart &= by_way[throttled.OURS]["latency_ms_p99_range"][1] < by_way[throttled.PLAIN]["latency_ms_p99_range"][0]
-        apart &= by_way[throttled.OURS]["failed"] == 0
+    beside, apart = won(live, SLEEPING)
     agrees = all(row["agrees"] for row in compared)
-    met = worst <= MUST_SIMULATED and apart and agrees and max(found.values()) <= MUST_LIVE
+    met = worst <= MUST_SIMULATED and apart and agrees and beside <= MUST_LIVE
     return report.goal(
-        {"live_p99_beside_least_request": found, "simulated_p99_beside_oracle": worst},
+        {"live_p99_beside_least_request": beside, "simulated_p99_beside_oracle": worst},
         "ratio, ratio",
         must={"live_p99_beside_least_request": MUST_LIVE, "simulated_p99_beside_oracle": MUST_SIMULATED},
         aim={"simulated_p99_beside_oracle": AIM_SIMULATED},
@@ -262,6 +259,25 @@ def verdict(
         checked_against_the_binary=agrees,
         share_of_the_network=share(by_name),
     )
+
+
+def hogged(live: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    beside, apart = won(live, HOG)
+    return report.goal(
+        beside,
+        "ratio",
+        must=MUST_LIVE,
+        met=apart and beside <= MUST_LIVE,
+        protocol="as 13 live, but servers compute, and two share a tenth of a core with a hog (cgroup quota)",
+    )
+
+
+def won(live: Sequence[Mapping[str, Any]], servers: str) -> tuple[float, bool]:
+    """(p99 beside LEAST_REQUEST, whether no round of ours was as slow as one of its, and none of ours failed)."""
+    by_way = {row["picker"]: row for row in live if row["servers"] == servers}
+    ours, plain = by_way[throttled.OURS], by_way[throttled.PLAIN]
+    apart = ours["latency_ms_p99_range"][1] < plain["latency_ms_p99_range"][0]
+    return float(ours["beside_least_request"]), apart and ours["failed"] == 0
 
 
 def share(by_name: Mapping[str, Mapping[str, Any]]) -> float | None:
