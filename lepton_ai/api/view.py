@@ -42,6 +42,8 @@ def deployment(cell: Cell, record: Record) -> Json:
         "wanted": int(status.get("wanted", spec.replicas.min)),
         "needed": int(status.get("needed", 0)),
         "ready": int(status.get("ready", 0)),
+        "scaled": status.get("scaled") or {},
+        "start_s": status.get("start_s"),
         "rollout": status.get("rollout") or {},
         "model": spec.template.model,
         "url": "" if spec.pod else cell.url(record.workspace, record.name),

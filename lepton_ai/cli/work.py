@@ -108,9 +108,15 @@ def ps(session: Session) -> None:
     columns = ("name", "kind", "state", "replicas", *own, "age", "why")
     shown = []
     for r in rows:
-        said = {**r, "age": render.age(r.get("created_ms"), now_ms), "why": r.get("reason")}
+        said = {**r, "age": render.age(r.get("created_ms"), now_ms), "why": r.get("reason") or _scaled(r)}
         shown.append([said.get(column) for column in columns])
     session.table(columns, shown, "nothing runs here; next: lepton deploy FILE.toml or lepton run COMMAND")
+
+
+def _scaled(row: dict[str, Any]) -> str:
+    """Why a deployment has the number of replicas that it has."""
+    found = row.get("scaled")
+    return str(found.get("reason") or "") if isinstance(found, dict) else ""
 
 
 def logs(session: Session) -> None:
