@@ -5,6 +5,7 @@ mirror.py rest.py context.py         load: records in memory, those that rest, a
 replicas.py             one running copy: create, observe, drain
 demand.py rollout.py deployments.py  how many copies of which release
 jobs.py gang.py archives.py          work that ends, its workers, and what stays of it
+waiting.py asks.py reservations.py   who waits for room and in which order, what it asks for, which nodes are kept
 orders.py rendezvous.py              what nodes are told, and where the workers of a job meet
 routes.py publish.py    what the gateway must do, and the thread that tells it
 leader.py loop.py       who leads, and the loop itself     machines.py  the records of nodes

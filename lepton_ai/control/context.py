@@ -32,6 +32,7 @@ from lepton_ai.spec.workload import Resources, Template
 from lepton_ai.store import Lease
 
 SAID_KEPT = 1000
+SOON_MOST = 256
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +105,7 @@ class Context:
         self._devices: dict[str, dict[int, int]] = {}
         self._anywhere: dict[str, list[int]] = {}
         self._placer: Placer | None = None
+        self.holds = 0
         self.held: dict[str, list[int]] = {}
         self.shy: dict[str, frozenset[str]] = {}
         self.ports: dict[str, dict[int, str]] = {}
@@ -120,6 +122,7 @@ class Context:
         self.per_node: dict[str, int | None] = {}
         self.unmoved: dict[str, str] = {}
         self.writes = 0
+        self._soon: list[tuple[Record, list[Op]]] = []
 
     # -- nodes
 
@@ -201,6 +204,7 @@ class Context:
 
     def hold(self, node: str, more: tuple[int, int, int], devices: Sequence[int] = ()) -> None:
         """Room on the node is spoken for, in thousandths of a core, MiB and thousandths of an accelerator."""
+        self.holds += 1
         used = self.reserved.setdefault(node, [0, 0, 0])
         for index, amount in enumerate(more):
             used[index] += amount
@@ -326,13 +330,42 @@ class Context:
         """Together or not at all. Raises Conflict and StaleEpoch."""
         if not ops:
             return []
+        self.flush()
         self.writes += 1
         return self.mirror.write(ops, self.lease)
 
     def write_each(self, ops: Iterable[Op]) -> None:
         listed = list(ops)
+        self.flush()
         self.writes += bool(listed)
         self.mirror.write_each(listed, self.lease)
+
+    def write_soon(self, record: Record, ops: Iterable[Op]) -> None:
+        """As `write_each`, in one transaction with what its neighbours write: whoever calls it for many must `flush`.
+
+        A transaction waits for the disk, so a pass that places replicas of a thousand deployments needs few of them.
+        """
+        listed = list(ops)
+        if not listed:
+            return
+        self.writes += 1
+        self._soon.append((record, listed))
+        if sum(len(known) for _, known in self._soon) >= SOON_MOST:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits in `write_soon`. What goes wrong with one record's part is that record's trouble."""
+        soon, self._soon = self._soon, []
+        if not soon:
+            return
+        try:
+            self.mirror.write_each([op for _, ops in soon for op in ops], self.lease)
+        except StaleEpoch:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad record never stops the others
+            _log.warning("%d records are written one by one: %s", len(soon), error)
+            parts = {record.uid: ops for record, ops in soon}
+            self.each([record for record, _ in soon], lambda one: self.mirror.write_each(parts[one.uid], self.lease))
 
     def each(self, records: Iterable[Record], act: Callable[[Record], None]) -> None:
         """`act` on every record; one that fails is left alone for a while and never stops the others."""

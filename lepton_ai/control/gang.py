@@ -72,6 +72,8 @@ def starts(ctx: Context, record: Record, spec: JobSpec, workers: list[Worker], l
     ]
     snapshot = line.snapshot(company(ctx, one))
     choices = _choices(ctx, record, spec, requests)
+    if first and line.hopeless(record, spec, snapshot, choices):
+        return Starts(reason=line.behind(record))
     plan = _plan(snapshot, choices, requests, first)
     unplaced = next((item for item in plan if item.node is None), None)
     if unplaced is not None and first:

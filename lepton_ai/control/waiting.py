@@ -24,6 +24,7 @@ from lepton_ai.control.mirror import Op, Record
 from lepton_ai.control.reservations import masked
 from lepton_ai.control.rest import finished
 from lepton_ai.scheduler.fair import Claim, fair, lenders
+from lepton_ai.scheduler.feasible import feasible
 from lepton_ai.scheduler.preempt import Preemption, awaited, preempt
 from lepton_ai.scheduler.snapshot import Request, Snapshot, amounts
 from lepton_ai.scheduler.without import Held
@@ -65,6 +66,7 @@ class Line:
     _kept: dict[str, Amounts] = field(default_factory=dict)
     _failed: set[object] = field(default_factory=set)
     _total: list[int] | None = None
+    _seen: tuple[int, Snapshot] | None = None
     _preemptions: int = 0
     _held: list[Held] | None = None
 
@@ -121,12 +123,26 @@ class Line:
 
     def snapshot(self, groups: Mapping[str, Mapping[str, int]] | None = None) -> Snapshot:
         """The cell as jobs see it: without what is kept for the one ahead."""
-        found = self.ctx.snapshot(groups)
+        if groups:
+            found = self.ctx.snapshot(groups)
+        else:  # many are tried, and few of them change anything
+            if self._seen is None or self._seen[0] != self.ctx.holds:
+                self._seen = (self.ctx.holds, self.ctx.snapshot())
+            found = self._seen[1]
         return found.holding(self._kept) if self._kept else found
 
     def spent(self, record: Record, spec: JobSpec) -> bool:
         """Whether there is no point in trying: its like found no room in this pass, or enough have been tried."""
         return _kind(record, spec) in self._failed or len(self._failed) >= TRIES
+
+    def hopeless(self, record: Record, spec: JobSpec, snapshot: Snapshot, choices: Sequence[Sequence[Request]]) -> bool:
+        """Whether it is behind another and not one of its workers fits anywhere: then it need not be asked why."""
+        if self.ahead is None or spec.can_preempt or record.status.get("claim"):
+            return False
+        if any(feasible(snapshot, requests[0]).any() for requests in choices):
+            return False
+        self._failed.add(_kind(record, spec))
+        return True
 
     def behind(self, record: Record, reason: str = "") -> str:
         """What a job waits for that is behind another."""
