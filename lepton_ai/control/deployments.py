@@ -70,6 +70,7 @@ def reconcile(ctx: Context, line: Line | None = None) -> None:
             break
         if records[number % len(records)].uid not in line.waiting:
             ctx.each([records[number % len(records)]], lambda record: take(ctx, record, line))
+    ctx.flush()
     demands.forget(ctx)
 
 
@@ -98,7 +99,7 @@ def take(ctx: Context, record: Record, line: Line) -> None:
         ctx.write(*case.room.ops, *ops)
         case.room.tell(ctx)
     else:
-        ctx.write_each([*ops, *_trim(case)])
+        ctx.write_soon(record, [*ops, *_trim(case)])
     for update in ends.values():
         rebalance.note(ctx, record, update.record)
 

@@ -82,6 +82,7 @@ class Loop:
             deployments.reconcile(ctx, line)
             jobs.reconcile(ctx, line)
             line.serve({"deployment": deployments.take, "job": jobs.take})
+            ctx.flush()
             rebalance.reconcile(ctx, self.monitor.work)
             routes.offer(ctx)
             orders.order(ctx)
