@@ -3,8 +3,9 @@
 Not a measurement itself: read by placement.py. FGD (Weng et al., Beware of Fragmentation, USENIX ATC 2023) takes the
 node and the accelerator that raise the expected fragmentation least, its statistics being the *whole* workload, pods
 to come included, as in its own simulator; the 95 % most frequent kinds count. Best fit minimises what stays free
-(accelerators: the fullest that fits), dot product (Tetris, Grandl et al., SIGCOMM 2014) the product of demand and free
-room: of its two signs the better one on the published table. Ties go to the first node. Like ours they keep the cost
+(accelerators: the fullest that fits), dot product (Tetris, Grandl et al., SIGCOMM 2014) takes the
+node whose free room is most aligned with the demand, as its paper says: the opposite sign is nearer to the published
+table (89.8 of 90.9 on the default workload) and gives out less. Ties go to the first node. Like ours they keep the cost
 of each kind on each node and work out again only the node that changed; otherwise a run would take minutes.
 """
 
@@ -129,15 +130,14 @@ class BestFit(Packer):
 
 
 class DotProd(Packer):
-    """The node where demand and free room have the smallest product, relative to the largest node."""
+    """The node where demand and free room have the largest product, relative to the largest node."""
 
     name = "DotProd"
-    sign = 1.0
 
     def cost(self, node: int) -> tuple[Array, NDArray[np.int64]]:
         cpu = self.c / self.largest[0] * self.cpu[node] / self.largest[0]
         rest = self.n * self.g / self.largest[2] * self.levels[node].sum() / self.largest[2]
-        return self.sign * (cpu + rest), self.fullest(node)
+        return -(cpu + rest), self.fullest(node)
 
 
 class Fgd(Packer):
