@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 TICK_S = 5.0
 WAIT_S = 1.0
 """A request may wait so long for a replica that is free."""
-SHARE = 0.011
+SHARE = 0.01
 """Of the requests that may find too few replicas in their second; about three quarters of them wait too long."""
 
 _SLOPES = 30  # seconds over which the need is looked for
@@ -51,13 +51,14 @@ _MOST = 1.6  # never so many times what was ever needed
 _SLOW_S = 10.0
 _LEAST = 0.1
 _LARGEST = 1e9  # no figure of a gateway is larger
-_RECENT = 12  # what was needed within a minute is planned for whatever was learnt
+_RECENT = 8  # what was needed within 40 s is planned for whatever was learnt
 _LASTS = 4  # what is in flight on the average of so many ticks counts whole, whatever part of it may only wait
 _KEPT = 240  # levels, for start-up times of up to 20 minutes
 _CALM_TICKS = 60  # between two changes of direction
-_CALM_MARGIN = 0.98
+_CALM_MARGIN = 0.985
 _SHARP_UP, _SHARP_DOWN, _SHARP = 1.2, 0.75, 2
-_EDGES = np.geomspace(0.05, 100.0, 160)
+_OVER = 1.04  # a need so little above what runs is noise; what it leaves waiting soon makes it more
+_EDGES = np.geomspace(0.05, 100.0, 640)  # 1.2 % apart: what lies between two is planned for in vain
 
 Array = NDArray[np.float64]
 
@@ -65,7 +66,7 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`replicas`: how many to run. `peak`: the demand planned for, before rounding. `now`: the most that was needed
-    within the last minute. `factor` x `level` made the peak, unless `now` is more."""
+    within the last 40 s. `factor` x `level` made the peak, unless `now` is more."""
 
     replicas: int = 0
     peak: float = 0.0
@@ -197,7 +198,7 @@ class Peak:
     def _calm(self, planned: float, now: float) -> int:
         """How many to run: what is planned, but noise around an even load turns it round once in 5 minutes at most.
 
-        What was needed within the last minute is always run, and a sharp change is followed at once.
+        What was needed within the last 40 s is always run, and a sharp change is followed at once.
         """
         held, wanted = self.plan.replicas, _whole(planned)
         if wanted < held and _whole(planned / _CALM_MARGIN) >= held:
@@ -206,7 +207,7 @@ class Peak:
         if not direction or not held:
             return wanted
         if direction > 0:
-            sharp = now > held or planned >= max(_SHARP_UP * held, held + _SHARP)
+            sharp = now > _OVER * held or planned >= max(_SHARP_UP * held, held + _SHARP)
         else:
             sharp = planned <= min(_SHARP_DOWN * held, held - _SHARP)
         turns = self._direction not in (0, direction)
