@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import report
 import traces
-from autoscale import BURSTY, START_S, Ours, synthetic
+from autoscale import START_S, Ours, synthetic
 from reactive import RULES, tuned
 from replay import MISSES, STEP_S, Array, Demand, Fleet, demands, drive, static
 
@@ -67,23 +67,11 @@ def main() -> int:
     shape = cheapest([item for path in catalogues for item in shapes(path)] or [Shape(*item) for item in LIST])
     found = [demands(path) for path in paths if path not in catalogues and traces.kind(path) in ("requests", "minutes")]
     rows: list[dict[str, object]] = []
-    goals: dict[str, dict[str, object]] = {}
+    each: dict[str, dict[str, object]] = {}
     for demand in found or synthetic(days=1.0 if options.quick else 2.0):
-        bill, value = billed(demand, shape, quick=options.quick)
+        bill, each[demand.name] = billed(demand, shape, quick=options.quick)
         rows += bill
-        judged = demand.lumpiness > BURSTY  # an even load leaves nothing to save
-        met = not judged or (
-            float(str(value["under_static"])) >= MUST_STATIC and float(str(value["under_hpa"])) >= MUST_HPA
-        )
-        right = float(str(value["missed"])) <= MISSES and float(str(value["apart"])) <= MUST_EQUAL
-        goals[f"26 {demand.name}"] = report.goal(
-            value,
-            "shares of the bill",
-            must={"under_static": MUST_STATIC, "under_hpa": MUST_HPA, "missed": MISSES, "apart": MUST_EQUAL},
-            met=met and right,
-            protocol=f"{shape.name} at {shape.hour} USD/h in {REGION}; replay and tuning of bench/autoscale.py"
-            + ("" if judged else "; even load: shown, not judged"),
-        )
+    goals = {"26": total(rows, each, shape)}
     report.write(options.out, "cost", goals, rows)
     names = list(dict.fromkeys(str(row["trace"]) for row in rows))
     rules = list(dict.fromkeys(str(row["rule"]) for row in rows))
@@ -91,6 +79,28 @@ def main() -> int:
     relative = {rule: [usd[name, rule] / usd[name, "static peak"] for name in names] for rule in rules}
     bars(options.out / "cost.png", names, relative, title="Bill against a fixed peak", y="share")
     return 0 if all(line["met"] for line in goals.values()) else 1
+
+
+def total(rows: list[dict[str, object]], each: dict[str, dict[str, object]], shape: Shape) -> dict[str, object]:
+    """The one bill for all that was replayed; what each trace has in it is beside it."""
+    usd: dict[str, float] = {}
+    for row in rows:
+        usd[str(row["rule"])] = usd.get(str(row["rule"]), 0.0) + float(str(row["usd"]))
+    value = {
+        "under_static": round(1 - usd["policy only"] / usd["static peak"], 4),
+        "under_hpa": round(1 - usd["policy only"] / usd["hpa"], 4),
+        "missed": max(float(str(item["missed"])) for item in each.values()),
+        "apart": max(float(str(item["apart"])) for item in each.values()),
+        "usd": round(usd["policy only"], 2),
+    }
+    return report.goal(
+        value, "shares of the bill; the most that any trace missed", each=each,
+        must={"under_static": MUST_STATIC, "under_hpa": MUST_HPA, "missed": MISSES, "apart": MUST_EQUAL},
+        met=value["under_static"] >= MUST_STATIC and value["under_hpa"] >= MUST_HPA
+        and value["missed"] <= MISSES and value["apart"] <= MUST_EQUAL,
+        protocol=f"{shape.name} at {shape.hour} USD/h in {REGION}; replay and tuning of bench/autoscale.py; one bill for "
+        f"{len(each)} traces, each sized to 40 replicas and paid for its own length",
+    )  # fmt: skip
 
 
 def shapes(path: Path) -> list[Shape]:
