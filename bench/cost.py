@@ -98,8 +98,8 @@ def total(rows: list[dict[str, object]], each: dict[str, dict[str, object]], sha
         must={"under_static": MUST_STATIC, "under_hpa": MUST_HPA, "missed": MISSES, "apart": MUST_EQUAL},
         met=value["under_static"] >= MUST_STATIC and value["under_hpa"] >= MUST_HPA
         and value["missed"] <= MISSES and value["apart"] <= MUST_EQUAL,
-        protocol=f"{shape.name} at {shape.hour} USD/h in {REGION}; replay and tuning of bench/autoscale.py; one bill for "
-        f"{len(each)} traces, each sized to 40 replicas and paid for its own length",
+        protocol=f"{shape.name} at {shape.hour} USD/h in {REGION}; tuning as in bench/autoscale.py; one bill "
+        f"for {len(each)} traces, each sized to 40 replicas and paid for its own length",
     )  # fmt: skip
 
 
