@@ -24,6 +24,8 @@ STALE_MS = 10_000
 MINUTE_MS = 60_000
 START_S = 30.0
 """How long a replica needs until it serves, where none has shown it yet."""
+SLOW_S = 10.0
+"""A replica that starts sooner follows whatever is in flight; one that takes longer is planned for."""
 _LASTS_MS = 2_000
 """What is in flight for a moment is noise: the mean of two seconds counts."""
 _SAVED_MS = 600_000
@@ -37,12 +39,14 @@ class Measured:
     window: Window
     per_minute: Window
     used: Window
+    carried: Window
     peak: Peak = field(default_factory=Peak)
     requests: Counted = field(default_factory=lambda: Counted(MINUTE_MS))
     moments: deque[tuple[int, float]] = field(default_factory=deque)
     seconds: list[tuple[float, float]] = field(default_factory=list)
     second: int = -1
     counted: int = 0
+    slow: bool = False
     tick_ms: int = -1
     measured_ms: int = -1
     active_ms: int = 0
@@ -78,7 +82,8 @@ def demand(ctx: Context, record: Record, spec: DeploymentSpec) -> Demand:
     if needed != known.needed or ready < needed:
         known.needed, known.turned_ms = needed, ctx.tick_ms
     return Demand(
-        peak=known.window.max(ctx.tick_ms),
+        # Where a replica takes long to start the plan counts: most of what waits now is gone before one could help.
+        peak=(known.carried if known.slow else known.window).max(ctx.tick_ms),
         ahead=known.peak.plan.replicas * spec.target_in_flight,
         per_minute=known.per_minute.max(ctx.tick_ms),
         used=known.used.max(ctx.tick_ms),
@@ -95,10 +100,12 @@ def _known(ctx: Context, record: Record, spec: DeploymentSpec) -> Measured:
     """A new leader has seen nothing yet: what the last one found necessary holds for one window, and what had been
     learnt of the deployment is taken up."""
     span_ms = int(ctx.options.scale_down_s * 1000)
-    known = Measured(Window(span_ms), Window(span_ms), Window(span_ms), active_ms=ctx.tick_ms, saved_ms=ctx.tick_ms)
+    windows = [Window(span_ms) for _ in range(4)]
+    known = Measured(*windows, active_ms=ctx.tick_ms, saved_ms=ctx.tick_ms)
     needed, learnt = int(record.status.get("needed", 0)), record.status.get("demand")
     if needed > spec.replicas.min:
-        known.window.add(ctx.tick_ms, needed * spec.target_in_flight)
+        for window in (known.window, known.carried):
+            window.add(ctx.tick_ms, needed * spec.target_in_flight)
     if isinstance(learnt, Mapping):
         known.peak = Peak.restored(learnt)
     ctx.memory.demand[record.uid] = known
@@ -137,12 +144,14 @@ def _look_ahead(known: Measured, record: Record, spec: DeploymentSpec, found: Ro
     known.seconds, known.tick_ms = [], measured_ms
     if known.peak.untouched and not any(loads):
         return  # nobody has ever asked: as for most of a large cell
+    takes_s = float(record.status.get("start_s") or START_S)
+    known.slow = takes_s >= SLOW_S
     known.peak.tick(
         loads,
         counts,
-        float(record.status.get("start_s") or START_S),
+        takes_s,
         ready=int(record.status.get("ready", 0)),
-        at_least=known.window.max(measured_ms) / spec.target_in_flight,
+        at_least=0.0 if known.slow else known.window.max(measured_ms) / spec.target_in_flight,
     )
 
 

@@ -79,6 +79,25 @@ def test_a_constant_noisy_load_is_left_alone(cell: Cell) -> None:
     assert world.gateway.failed == []
 
 
+@pytest.mark.parametrize(("start_ms", "most"), [(800, 3), (20_000, 2)])
+def test_who_takes_long_to_start_is_not_started_for_what_is_gone_before(cell: Cell, start_ms: int, most: int) -> None:
+    world = cell(4)
+    world.person.deploy("movies", f"start={start_ms}", replicas={"min": 1, "max": 8}, target_in_flight=4.0)
+    world.until(lambda: world.state("movies") == "ready", 40)
+    world.call("movies", 4)
+    world.run(30)
+    highest = 0
+    for _ in range(3):
+        world.call("movies", 16)
+        world.run(1)
+        world.call("movies", 4)
+        for _ in range(20):
+            world.run(1)
+            highest = max(highest, int(world.status("movies")["wanted"]))
+    assert highest == most, changes(world)
+    assert world.gateway.failed == []
+
+
 def test_a_new_leader_takes_up_what_was_learnt(cell: Cell) -> None:
     world = cell(4)
     up(world, replicas={"min": 1, "max": 8}, survive={})
