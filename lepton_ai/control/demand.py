@@ -100,8 +100,8 @@ def _known(ctx: Context, record: Record, spec: DeploymentSpec) -> Measured:
     """A new leader has seen nothing yet: what the last one found necessary holds for one window, and what had been
     learnt of the deployment is taken up."""
     span_ms = int(ctx.options.scale_down_s * 1000)
-    windows = [Window(span_ms) for _ in range(4)]
-    known = Measured(*windows, active_ms=ctx.tick_ms, saved_ms=ctx.tick_ms)
+    most, per_minute, used, carried = (Window(span_ms) for _ in range(4))
+    known = Measured(most, per_minute, used, carried, active_ms=ctx.tick_ms, saved_ms=ctx.tick_ms)
     needed, learnt = int(record.status.get("needed", 0)), record.status.get("demand")
     if needed > spec.replicas.min:
         for window in (known.window, known.carried):
