@@ -175,17 +175,21 @@ class Fleet:
         return self._step + self.every > len(self.demand.work)
 
     def results(self) -> list[Result]:
-        """What each rule missed and cost, from the step on from which it is judged."""
-        steps = self._step - self._began
-        hours = self._paid * STEP_S / 3600
+        """What each rule missed and cost, from the step on from which it is judged.
+
+        Rules decide in blocks of different lengths, so their spans differ by some seconds: hours are those of the mean
+        over the whole span that counts, which is the same for all.
+        """
+        steps = max(1, self._step - self._began)
+        span_h = (len(self.demand.work) - self.demand.judged) * STEP_S / 3600
         return [
             Result(
                 float(late / max(1.0, self._asked)),
-                float(hour),
-                float(hour * 3600 / STEP_S / max(1, steps)),
+                float(paid / steps * span_h),
+                float(paid / steps),
                 float(turns / max(1e-9, steps * STEP_S / 3600)),
             )
-            for late, hour, turns in zip(self._late, hours, self._turns, strict=True)
+            for late, paid, turns in zip(self._late, self._paid, self._turns, strict=True)
         ]
 
 
