@@ -17,6 +17,8 @@
  *     out by the weights that control gives. So a replica that was not asked lately is expected to be like the others,
  *     is tried with one request, and is found again when it has recovered.
  * An error counts as a mean request's time without an answer: a replica that fails fast is not taken for a fast one.
+ * The mean is over failed requests too. Over answers alone it would grow by itself for as long as most requests fail,
+ * and be of no use for hours after.
  *
  * The functions are Envoy's (source/extensions/dynamic_modules/abi/abi.h); only what is used is declared. One instance
  * a worker thread, so nothing is locked. It never allocates while picking, only when the set of replicas has changed.
@@ -33,6 +35,7 @@
 #define MEMORY 50.0     /* requests' time that is remembered */
 #define MEMORY_S_LEAST 1.0
 #define MEMORY_S_MOST 60.0
+#define EACH_S_MOST 3600.0 /* however long nothing is done: figures stay finite */
 #define SCANNED 128     /* of more replicas so many neighbours from a random place on are compared */
 #define LEVELS 8
 #define HEALTHY 2       /* envoy_dynamic_module_type_host_health */
@@ -58,14 +61,14 @@ bool envoy_dynamic_module_callback_lb_context_should_select_another_host(void *l
 typedef struct {
   uint64_t name; /* of its address, 64 bits */
   uint64_t answered, failed;
-  double seen_s, answers, busy_s;
+  double seen_s, answers, errors, busy_s;
 } replica;
 
 typedef struct {
   replica *replicas;
   size_t count;
-  double answers, busy_s, weight; /* sums and mean of the last scan */
-  bool stale;                     /* the set has changed */
+  double done, busy_s, weight; /* sums (answers and errors) and mean of the last scan */
+  bool stale;                  /* the set has changed */
 } level_state;
 
 typedef struct {
@@ -136,6 +139,7 @@ static void learn(replica *one, double at_s, uint64_t active, uint64_t answered,
   one->answered = answered;
   one->failed = failed;
   one->answers = one->answers * kept + answers;
+  one->errors = one->errors * kept + errors;
   one->busy_s = one->busy_s * kept + busy_s * 0.5 * (1.0 + kept) + errors * each_s;
 }
 
@@ -151,8 +155,8 @@ static bool pick(picker *self, void *lb, void *context, uint32_t level, uint32_t
   }
   bool some = count > SCANNED && healthy == count; /* else the index among the healthy is not known without a scan */
   size_t looked = some ? SCANNED : count, first = some ? draw(self) % count : 0;
-  double each_s = state->answers > 0.0 ? state->busy_s / state->answers : 0.0;
-  double answers = 0.0, busy_s = 0.0, weights = 0.0, best = INFINITY, spare = INFINITY;
+  double each_s = state->done > 0.0 ? fmin(state->busy_s / state->done, EACH_S_MOST) : 0.0;
+  double done = 0.0, busy_s = 0.0, weights = 0.0, best = INFINITY, spare = INFINITY;
   uint32_t place = 0, instead = 0, ties = 0, seen = 0;
   bool any = false;
   for (size_t step = 0; step < looked; step++) {
@@ -166,7 +170,7 @@ static bool pick(picker *self, void *lb, void *context, uint32_t level, uint32_t
     weight = weight > 0.0 ? weight : 1.0;
     uint32_t healthy_index = some ? (uint32_t)index : seen;
     seen++;
-    answers += one->answers;
+    done += one->answers + one->errors;
     busy_s += one->busy_s;
     weights += weight;
     double share = state->weight > 0.0 ? weight / state->weight : 1.0;
@@ -185,11 +189,13 @@ static bool pick(picker *self, void *lb, void *context, uint32_t level, uint32_t
     any = true;
   }
   if (seen == 0) return false;
-  state->answers = answers;
+  state->done = done;
   state->busy_s = busy_s;
   state->weight = weights / (double)seen;
   *found = any ? place : instead; /* a retry that has been everywhere goes where it would have gone */
-  return *found < healthy;
+  /* A replica's health changes a moment before Envoy's list of the healthy ones does. */
+  if (*found >= healthy) *found = (uint32_t)(healthy - 1);
+  return true;
 }
 
 const char *envoy_dynamic_module_on_program_init(void) { return "v1.40.0"; }
