@@ -7,6 +7,7 @@ compare-and-set. The same content never makes a second release. Nothing is start
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lepton_ai.api import models, reservations, sight
 from lepton_ai.api.call import Call, missing, retried
@@ -22,6 +23,7 @@ from lepton_ai.spec.workload import DeploymentSpec, ReleaseSpec, Replicas, Templ
 from lepton_ai.store import Create, Op, Record, Update
 
 KIND, RELEASE = "deployment", "release"
+Work = TypeVar("Work", bound=Owned)
 
 
 @dataclass(frozen=True)
@@ -205,12 +207,18 @@ def check(call: Call, template: Template) -> None:
         reservations.check(call, template.reservation)
 
 
-def ranked(call: Call, spec: Owned) -> None:
-    """Raises Forbidden for a priority above what whoever runs the cell grants the workspace."""
+def ranked(call: Call, spec: Work) -> Work:
+    """`spec` within what whoever runs the cell grants the workspace: who asks for no priority has no more than that.
+
+    Raises Forbidden for a larger one that is asked for.
+    """
     most = call.cell.workspaces.get(call.ws).priority_most
-    if spec.priority is not None and spec.priority > most:
+    if spec.rank <= most:
+        return spec
+    if spec.priority is not None:
         hint = f"ask for {most} or less, or whoever owns the cell: lepton workspace set {call.ws} --priority-most N"
         raise Forbidden(f"priority {spec.priority} is above the {most} of workspace {call.ws}", hint=hint)
+    return spec.model_copy(update={"priority": most})
 
 
 def secret_is_there(call: Call, name: str) -> bool:
@@ -237,8 +245,7 @@ def decide(call: Call, form: DeployForm, template: Template) -> Decision:
         number = _next(cell, record, number)
     tokens, secrets = _tokens(call, form, old)
     spec = form.spec(template, tokens, secrets, number, call.actor if old is None else old.created_by)
-    ranked(call, spec)
-    return Decision(form.name, spec, old, record, fresh, form.note)
+    return Decision(form.name, ranked(call, spec), old, record, fresh, form.note)
 
 
 def _failed(record: Record | None, number: int) -> bool:

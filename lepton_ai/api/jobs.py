@@ -54,8 +54,7 @@ def create(call: Call, form: JobForm) -> Record:
     template = written(form.template, f"job {form.name}")
     deploy.check(call, template)
     possible(call.cell.snapshot(), template)
-    spec = form.spec(template, call.actor)
-    deploy.ranked(call, spec)
+    spec = deploy.ranked(call, form.spec(template, call.actor))
     value = spec.model_dump(mode="json")
     record = retried(lambda: call.cell.store.create(call.ws, KIND, unique(form.name), value))
     call.note("run", KIND, record.name)
@@ -222,7 +221,7 @@ def _patched(call: Call, record: Record, patch: dict[str, Any]) -> JobSpec:
     }
     form = validated(JobForm, wire.form(merged, spec.title or "job", here, base), "job")
     asked = form.spec(written(form.template, "the job"), spec.created_by).model_copy(update={"title": spec.title})
-    deploy.ranked(call, asked)
+    asked = deploy.ranked(call, asked)
     different = [field for field in JobSpec.model_fields if getattr(asked, field) != getattr(spec, field)]
     if not different:
         raise merge.nothing("every value is what it is already")

@@ -89,6 +89,20 @@ def test_a_priority_above_what_the_workspace_is_granted_is_refused(stand: Any) -
     assert [item["name"] for item in owner.get("/x/workspaces").json()] == ["default", "other"]
 
 
+def test_who_asks_for_no_priority_has_no_more_than_the_workspace_is_granted(stand: Any) -> None:
+    owner, developer = stand.client("owner"), stand.client("developer")
+    before = developer.post("/jobs", json=lep_job()).json()["metadata"]["id"]
+    owner.patch("/x/workspaces/default", json={"priority_most": 1000})
+    job = developer.post("/x/jobs", json={"name": "count", "template": RUN, "can_preempt": True}).json()
+    assert job["priority"] == 1000
+    for _ in range(2):  # asked for again it is the same
+        assert developer.put("/x/deployments/web", json={"name": "web", "template": RUN}).json()["priority"] == 1000
+    queue = developer.post("/jobs", json=lep_job()).json()["spec"]["queue_config"]
+    assert queue["priority_class"] == "low-1000"
+    developer.patch(f"/jobs/{before}", json={"spec": {"max_failure_retry": 3}})
+    assert developer.get(f"/x/jobs/{before}").json()["priority"] == 1000
+
+
 def test_labels_and_taints_of_a_node_come_and_go(stand: Any) -> None:
     stand.node("node-1", state="ready")
     admin = stand.client("admin")
