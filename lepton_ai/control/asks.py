@@ -52,6 +52,7 @@ def company(ctx: Context, request: Request) -> Mapping[str, Mapping[str, int]]:
     wanted = request.avoid | request.near
     if not wanted:
         return {}
+    ctx.flush()  # what this pass placed counts
     found: dict[str, dict[str, int]] = {}
     for record in ctx.mirror.running():
         owner = ctx.mirror.get(str(record.owner_uid))

@@ -8,11 +8,13 @@ jobs; telling its node is `orders`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
 
 from lepton_ai.control import rendezvous
+from lepton_ai.control.asks import group_of, title
 from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Create, Delete, Op, Record, Update, changed
 from lepton_ai.scheduler.snapshot import ports_of
@@ -79,6 +81,7 @@ def creation(ctx: Context, owner: Record, template: Template, node: str, values:
     }
     if template.avoid:  # so that those it avoids keep away from it too
         stored["avoid"] = list(template.avoid)
+        _warn(ctx, owner.workspace, template.avoid, title(owner))
     ctx.reserve(node, template.resources, ports_of(spec.port, spec.ports), name, owner.workspace, spec.devices)
     return Create(owner.workspace, "replica", name, stored, {"phase": "placed"}, owner.uid, uid)
 
@@ -185,9 +188,16 @@ def _reserve(ctx: Context, record: Record) -> None:
     if ports or (record.status.get("port") and not missing(ctx, record)):
         ports += [int(record.status.get("port") or 0)]
     ctx.reserve(str(record.spec["node"]), spec.resources, ports, record.name, record.workspace, spec.devices)
-    for other in record.spec.get("avoid") or ():
-        group = f"{record.workspace}/{other}"
-        ctx.shy[group] = ctx.shy.get(group, frozenset()) | {f"{record.workspace}/{spec.owner}"}
+    if record.spec.get("avoid"):
+        owner = ctx.mirror.get(str(record.owner_uid))
+        _warn(ctx, record.workspace, record.spec["avoid"], spec.owner if owner is None else title(owner))
+
+
+def _warn(ctx: Context, workspace: str, others: Iterable[str], name: str) -> None:
+    """Those that it avoids keep away from it too."""
+    for other in others:
+        group = group_of(workspace, other)
+        ctx.shy[group] = ctx.shy.get(group, frozenset()) | {group_of(workspace, name)}
 
 
 def _look(ctx: Context, record: Record) -> dict[str, Any]:

@@ -229,6 +229,7 @@ class Line:
     def _take(self, record: Record, spec: Owned, found: Preemption) -> Room:
         """End the victims for `record`, and claim the room that they leave."""
         ctx, ops, ended = self.ctx, list[Op](), Counter[str]()
+        ctx.flush()  # who was told to end a moment ago is not told again
         for held in found.victims:
             copy = ctx.mirror.get(held.uid)
             if copy is None or copy.status.get("ending"):

@@ -53,7 +53,7 @@ class Person:
     def run(self, name: str, *words: str, **fields: Any) -> Record:
         """A new job."""
         workspace = fields.pop("workspace", WORKSPACE)
-        spec = JobSpec(template=template(words, fields), title=name, **fields)
+        spec = JobSpec(template=template(words, fields), title=fields.pop("title", name), **fields)
         return self.store.create(workspace, "job", name, spec.model_dump(mode="json"))
 
     def stop(self, name: str, stopped: bool = True) -> None:

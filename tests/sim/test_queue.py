@@ -327,3 +327,20 @@ class TestNodes:
         world.person.deploy("friend", resources=ONE, near=("noisy",))
         world.until(lambda: world.ready("friend", 1), 10)
         assert set(world.nodes_of("friend")) == set(world.nodes_of("noisy"))
+
+    def test_those_that_come_in_one_moment_are_kept_apart_too(self, cell: Cell) -> None:
+        world = cell(3)
+        world.person.deploy("noisy", resources=ONE, avoid=("quiet",))
+        world.person.deploy("quiet", resources=ONE)
+        world.person.deploy("friend", resources=ONE, near=("quiet",))
+        world.until(lambda: all(world.ready(name, 1) for name in ("noisy", "quiet", "friend")), 10)
+        assert set(world.nodes_of("noisy")).isdisjoint(world.nodes_of("quiet"))
+        assert set(world.nodes_of("friend")) == set(world.nodes_of("quiet"))
+
+    def test_what_avoids_jobs_of_a_title_is_kept_away_from_by_them(self, cell: Cell) -> None:
+        world = cell(2)
+        world.person.run("first", "exit=0@60000", resources=ONE, title="loud", avoid=("quiet",))
+        reaches(world, "first", "running")
+        world.person.deploy("quiet", resources=ONE)
+        world.until(lambda: world.ready("quiet", 1), 10)
+        assert not set(world.nodes_of("first")) & set(world.nodes_of("quiet"))
