@@ -79,8 +79,9 @@ def due(ctx: Context, copies: Iterable[Record]) -> list[tuple[Record, str]]:
 
 
 def origin(record: Record, now_ms: int) -> dict[str, Any]:
-    """What is recorded of one that takes the place of `record`: where it comes from, and since when."""
-    return {"uid": record.uid, "from": str(record.spec["node"]), "ms": now_ms}
+    """What is recorded of one that takes the place of `record`: where it comes from, since when, and by which move."""
+    move = move_of(record) or {}
+    return {"uid": record.uid, "from": str(record.spec["node"]), "ms": now_ms, "move": move.get("ms")}
 
 
 def why(record: Record) -> str:
@@ -142,7 +143,9 @@ def _failed(ctx: Context, record: Record, move: dict[str, Any]) -> str:
     if ctx.silent_ms(to) >= ctx.options.node_grace_s * 1000 and ctx.settled(to):
         return f"{to} is unreachable"
     for copy in ctx.mirror.owned("replica", str(record.owner_uid)):
-        if (copy.spec.get("moved") or {}).get("uid") == record.uid and copy.status.get("phase") == "exited":
+        moved = copy.spec.get("moved") or {}
+        mine = moved.get("uid") == record.uid and moved.get("move") == move.get("ms")  # not of an earlier move of it
+        if mine and copy.status.get("phase") == "exited":
             return f"what was to take its place on {to} ended ({copy.status.get('reason') or 'it failed'})"
     limit_s = max(ctx.options.move_s, replicas.spec_of(ctx, record).health.startup_deadline_s)
     return f"nothing was ready on {to} within {limit_s:g} s" if waited_ms >= limit_s * 1000 else ""

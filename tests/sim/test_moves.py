@@ -154,6 +154,30 @@ def test_a_destination_where_nothing_gets_ready_is_given_up(cell: Cell) -> None:
     assert world.state("movies") == "ready"
 
 
+def test_one_whose_move_failed_may_move_later(cell: Cell) -> None:
+    world = crowded(cell, rebalance_s=0.0)
+    first = world.replicas("movies")[0].uid
+
+    def send(ms: int) -> None:  # as the leader before this one decided
+        world.kill_control()
+        record = world.store.fetch([first])[0]
+        note = {"to": "node-2", "why": "it is too much", "ms": ms}
+        world.store.update(record, status={**record.status, "move": note})
+        world.start_control()
+
+    send(1)
+    world.until(lambda: world.nodes_of("movies")["node-2"], 10)
+    (new,) = [copy for node, copy in world.copies("movies") if node == "node-2"]
+    world.machines["node-2"].crash(new.spec.uid)
+    world.until(lambda: world.notes.of("deployment/movies", "NotMoved"), 10)
+    world.run(5)
+    send(2)
+    world.until(lambda: world.nodes_of("movies") == {"node-1": 7, "node-2": 1}, 20)
+    assert len(moved(world)) == 1
+    assert len(world.notes.of("deployment/movies", "NotMoved")) == 1
+    assert world.gateway.failed == []
+
+
 @pytest.mark.parametrize("later_s", [0, 3, 6, 8])
 def test_a_new_leader_goes_on_with_a_move(cell: Cell, later_s: int) -> None:
     world = slow(cell)
