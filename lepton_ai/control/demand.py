@@ -30,6 +30,7 @@ _LASTS_MS = 2_000
 """What is in flight for a moment is noise: the mean of two seconds counts."""
 _SAVED_MS = 600_000
 _STARTS = 8
+_START_MOST_MS = 3_600_000
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ def demand(ctx: Context, record: Record, spec: DeploymentSpec) -> Demand:
         known.used.add(ctx.tick_ms, _used(ctx, record, spec))
     blind = measured_ms < 0 or ctx.tick_ms - measured_ms > STALE_MS
     if blind:
-        for window in (known.window, known.per_minute, known.used):
+        for window in (known.window, known.per_minute, known.used, known.carried):
             window.add(ctx.tick_ms, window.max(ctx.tick_ms))
     rollout = record.status.get("rollout") or {}
     fresh = rollout.get("release") != spec.release
@@ -132,7 +133,7 @@ def _look_ahead(known: Measured, record: Record, spec: DeploymentSpec, found: Ro
     if second == known.second:
         return
     if known.second >= 0 and second - known.second > STALE_MS // 1000:
-        known.seconds, known.tick_ms = [], -1
+        known.seconds, known.second, known.tick_ms = [], -1, -1
     load = (found.in_flight + found.held) / spec.target_in_flight
     known.seconds.append((load, float(max(0, found.requests - known.counted)) if known.second >= 0 else 0.0))
     known.second, known.counted = second, found.requests
@@ -167,7 +168,7 @@ def start_s(copies: Sequence[Record]) -> float | None:
     took_ms = [
         int(copy.status["ready_ms"]) - copy.created_ms for copy in copies if int(copy.status.get("ready_ms") or 0)
     ]
-    known_s = [round(took / 1000, 1) for took in took_ms[-_STARTS:] if took > 0]  # a clock may have been set
+    known_s = [round(took / 1000, 1) for took in took_ms[-_STARTS:] if 0 < took < _START_MOST_MS]  # clocks differ
     return max(known_s, default=None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lepton_ai.control.demand import STALE_MS, demand
+from lepton_ai.control.demand import STALE_MS, demand, start_s
 from lepton_ai.control.options import Options
 from lepton_ai.spec.route import RouteStats
 from lepton_ai.spec.workload import DeploymentSpec, Template
@@ -55,6 +55,24 @@ def test_what_the_last_leader_found_necessary_holds_for_one_window(now: Pass) ->
     assert now.look({**DONE, "needed": 5}, in_flight=0).peak == 20
     now.tick_ms += 61_000
     assert now.look({**DONE, "needed": 5}, in_flight=0).peak == 0
+
+
+def test_what_the_last_leader_found_necessary_holds_while_nothing_is_measured(now: Pass) -> None:
+    status = {**DONE, "needed": 5}
+    assert now.look(status, in_flight=1).peak == 20
+    now.memory.demand["u"].slow = True
+    for _ in range(30):
+        now.tick_ms += STALE_MS
+        found = now.look(status)
+    assert found.peak == 20
+
+
+def test_a_start_of_years_was_no_start() -> None:
+    def copy(ready_ms: int) -> Record:
+        return Record("w", "replica", "movies-1", "u", 1, 1, {}, {"ready_ms": ready_ms}, None, 1000, 0, None)
+
+    assert start_s([copy(6000), copy(10**12)]) == 5.0
+    assert start_s([copy(10**12), copy(10)]) is None
 
 
 def test_idle_is_counted_from_the_last_request(now: Pass) -> None:
