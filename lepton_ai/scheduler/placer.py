@@ -130,7 +130,8 @@ class Placer:
         self._rests[number] = np.maximum(self._levels[number], 0)
         self._total[number] = self._rests[number].sum()
         if self._limited:
-            self._planned[number] += max(more[0] / self._all[number, 0], more[1] / self._all[number, 1])
+            shares = more[0] / self._all[number, 0], more[1] / self._all[number, 1]
+            self._planned[number] += max(shares, key=abs)  # what is given back as it was taken
         self._dirty.add(number)
 
     def release(self, node: str, resources: Resources, devices: Sequence[int] = ()) -> None:

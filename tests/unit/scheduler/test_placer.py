@@ -271,6 +271,13 @@ def test_what_others_do_is_noted() -> None:
     assert placer.place(request) == Placement(request, "a", "the only node that fits", devices=(0,))
 
 
+def test_what_was_noted_and_is_taken_back_leaves_the_load_to_plan_for() -> None:
+    placer = Placer(Snapshot.of([Node("a", BIG, planned=0.5)]))
+    placer.note("a", (4000, 800, 0), (0,) * 4)
+    placer.note("a", (0, 0, 0), (0,) * 4)
+    assert placer.snapshot().planned.tolist() == pytest.approx([0.5])
+
+
 @pytest.mark.parametrize(("milli", "used"), [(0, (0, 0, 500)), (600, (600, 0, 500)), (2400, (1000, 1000, 900))])
 def test_devices_follow_from_what_is_used(milli: int, used: tuple[int, ...]) -> None:
     assert devices_of(Resources(accelerator_milli=2500), milli) == used
