@@ -193,7 +193,8 @@ class Context:
         `workspace`: whose share of the cell it counts to. Without `devices` nobody knows which accelerators it uses.
         """
         if ports and (address := self.shared_address(node)):
-            self.ports.setdefault(address, {}).update(dict.fromkeys(ports, name))
+            who = f"{workspace}/{name}" if workspace else name
+            self.ports.setdefault(address, {}).update(dict.fromkeys(ports, who))
         more = (resources.cpu_milli, resources.memory_mib, resources.accelerator_milli)
         self.mix.add(resources)
         self.hold(node, more, devices)

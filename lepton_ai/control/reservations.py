@@ -7,6 +7,7 @@ them first. What runs there already runs on; from then on only work that names t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from lepton_ai.control.context import Context
 from lepton_ai.control.mirror import Op, Record, changed
 
 KIND = "reservation"
+_HELD = re.compile(r"reserved: for ([a-zA-Z0-9._-]+)")
+_HOLDER = re.compile(r"is taken by ([a-z0-9-]+)/([a-z0-9-]+)")
 
 
 def reconcile(ctx: Context) -> None:
@@ -49,14 +52,18 @@ def held_by(status: Mapping[str, Any]) -> list[str]:
 
 
 def masked(text: str, reservations: Mapping[str, str], workspace: str) -> str:
-    """`text` of the scheduler, as `workspace` may read it: what other workspaces' reservations are called, it may not.
+    """`text` of the scheduler, as `workspace` may read it: not what others call their reservations and replicas.
 
     `reservations`: whose each of them is.
     """
-    for name, whose in reservations.items():
-        if whose != workspace and name in text:
-            text = text.replace(f"reserved: for {name}", "reserved: for others")
-    return text
+
+    def held(match: re.Match[str]) -> str:
+        return match[0] if reservations.get(match[1], workspace) == workspace else "reserved: for others"
+
+    def holder(match: re.Match[str]) -> str:
+        return f"is taken by {match[2] if match[1] == workspace else 'work of another workspace'}"
+
+    return _HOLDER.sub(holder, _HELD.sub(held, text))
 
 
 def effective(spec: Mapping[str, Any], now_s: float) -> bool:

@@ -217,7 +217,7 @@ def yields(ctx: Context, fleet: Fleet, wanted: Wanted, snapshot: Snapshot, reque
     dying = any(copy.status.get("ending") for copy in fleet.running)
     if not request.ports or not others or dying or not all(replicas.is_up(copy) for copy in fleet.staying):
         return {}
-    names = {copy.name for copy in others}
+    names = {f"{copy.workspace}/{copy.name}": copy for copy in others}
     free = {
         address: {port: who for port, who in taken.items() if who not in names}
         for address, taken in snapshot.taken.items()
@@ -226,8 +226,8 @@ def yields(ctx: Context, fleet: Fleet, wanted: Wanted, snapshot: Snapshot, reque
     if found.node is None:
         return {}
     address = snapshot.addresses[snapshot.names.index(found.node)]
-    for copy in others:
-        if any(snapshot.taken.get(address, {}).get(port) == copy.name for port in request.ports):
+    for name, copy in names.items():
+        if any(snapshot.taken.get(address, {}).get(port) == name for port in request.ports):
             return {copy.uid: replicas.ending(ctx, copy, f"{_why(copy, wanted)}, at the same port")}
     return {}
 

@@ -69,7 +69,8 @@ def _devices(capacity: Resources, known: dict[int, int], total_milli: int) -> tu
 
 
 def _ports(record: Record) -> dict[int, str]:
-    """The ports that a replica has at its node's address, with its name."""
+    """The ports that a replica has at its node's address, with its workspace and name."""
     order, served = record.spec["replica"], record.status.get("port")
     fixed = ports_of(order.get("port"), [Port.model_validate(item) for item in order.get("ports", ())])
-    return dict.fromkeys([*fixed, *([served] if isinstance(served, int) else [])], record.name)
+    who = f"{record.workspace}/{record.name}"
+    return dict.fromkeys([*fixed, *([served] if isinstance(served, int) else [])], who)

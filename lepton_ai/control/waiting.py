@@ -313,7 +313,7 @@ class Line:
         reserved = ctx.lent.get(str(copy.spec["node"]), "")
         return Held(
             copy.uid,
-            copy.name,
+            f"{copy.workspace}/{copy.name}",
             str(copy.spec["node"]),
             amounts(order.resources),
             owner.uid,

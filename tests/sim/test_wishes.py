@@ -142,6 +142,22 @@ class TestPorts:
         assert "port 8080 of 127.0.0.1 is taken" in world.job("other")["reason"]
         assert len(world.store.list("replica")) == 1
 
+    def test_who_has_the_port_is_not_named_to_other_workspaces(self, cell: Cell) -> None:
+        world = cell(2)
+        world.person.run("holder", "exit=0@100000", port=8080, resources=SMALL)
+        world.until(lambda: world.job("holder").get("state") == "running", 10)
+        world.person.run("other", port=8080, resources=SMALL, workspace="team-b")
+        world.run(2)
+        (other,) = [record for record in world.store.list("job") if record.name == "other"]
+        assert "port 8080 of 127.0.0.1 is taken by work of another workspace" in other.status["reason"]
+
+    def test_who_has_the_port_gives_way(self, cell: Cell) -> None:
+        world = cell(2)
+        world.person.run("holder", "exit=0@100000", port=8080, resources=SMALL, priority=1000, preemptible=True)
+        world.until(lambda: world.job("holder").get("state") == "running", 10)
+        world.person.run("urgent", "exit=0@100000", port=8080, resources=SMALL, priority=9000, can_preempt=True)
+        world.until(lambda: world.job("urgent").get("state") == "running", 30)
+
     def test_where_nodes_forward_many_fit(self, cell: Cell) -> None:
         world = cell(2)
         for machine in world.machines.values():

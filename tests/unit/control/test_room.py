@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lepton_ai.control.folder import NODES
+from lepton_ai.control.reservations import masked
 from lepton_ai.control.room import room
 from lepton_ai.scheduler.place import place
 from lepton_ai.scheduler.snapshot import Request, Snapshot
@@ -34,7 +35,7 @@ def cell(folder: Path, **node: Any) -> Snapshot:
         return room(store)
 
 
-@pytest.mark.parametrize(("port", "holder"), [(8080, "web-1"), (20_001, "web-2"), (9090, "")])
+@pytest.mark.parametrize(("port", "holder"), [(8080, "w/web-1"), (20_001, "w/web-2"), (9090, "")])
 def test_ports_are_taken_at_the_address_by_what_runs(tmp_path: Path, port: int, holder: str) -> None:
     snapshot = cell(tmp_path, forwards=False)
     assert snapshot.used.tolist() == [[200, 200, 0], [0, 0, 0]]
@@ -52,3 +53,18 @@ def test_where_nodes_forward_or_have_not_said_none_is(tmp_path: Path, node: dict
 def test_plans_know_the_load_that_was_written_down(tmp_path: Path) -> None:
     snapshot = cell(tmp_path, load={"u": 0.4, "s": 0.6, "limit": 0.85})
     assert (snapshot.planned.tolist(), snapshot.limits.tolist()) == ([0.6, 0.6], [0.85, 0.85])
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("reserved: for ab, 1 full", "reserved: for others, 1 full"),
+        ("reserved: for abc", "reserved: for abc"),  # its own, although another's name is how it begins
+        ("reserved: for o", "reserved: for others"),
+        ("reserved: for others", "reserved: for others"),
+        ("port 80 of 10.0.0.1 is taken by w/web-1; 2 full", "port 80 of 10.0.0.1 is taken by web-1; 2 full"),
+        ("port 80 of 10.0.0.1 is taken by v/web-1", "port 80 of 10.0.0.1 is taken by work of another workspace"),
+    ],
+)
+def test_nobody_reads_what_other_workspaces_call_theirs(said: str, read: str) -> None:
+    assert masked(said, {"ab": "v", "abc": "w", "o": "v", "a": "v"}, "w") == read
