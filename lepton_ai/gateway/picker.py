@@ -36,13 +36,15 @@ def built(folder: Path) -> Path | None:
     content = _content()
     if content is None:
         return None
-    handle, name = tempfile.mkstemp(prefix=".new-", dir=folder)
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(prefix=".new-", dir=folder)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         os.replace(name, path)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
+        if name:
+            Path(name).unlink(missing_ok=True)
         _log.warning("the gateway's picker was not kept: %s", error)
         return None
     return path
@@ -64,18 +66,18 @@ def _content() -> bytes | None:
     if found is None:
         _log.info("no C compiler: the gateway compares requests in flight only")
         return None
-    with tempfile.TemporaryDirectory(prefix="lepton-picker-") as folder:
-        made = Path(folder) / "picker.so"
-        command = [*found, "-O2", "-shared", "-fPIC", "-o", str(made), str(SOURCE), "-lm"]
-        if sys.platform == "darwin":
-            command += ["-undefined", "dynamic_lookup"]
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="lepton-picker-") as folder:
+            made = Path(folder) / "picker.so"
+            command = [*found, "-O2", "-shared", "-fPIC", "-o", str(made), str(SOURCE), "-lm"]
+            if sys.platform == "darwin":
+                command += ["-undefined", "dynamic_lookup"]
             subprocess.run(command, check=True, capture_output=True, timeout=BUILD_S, stdin=subprocess.DEVNULL)
             if _taken(binary(), made):
                 return made.read_bytes()
             _log.warning("this Envoy does not take the gateway's picker: it compares requests in flight only")
-        except (OSError, subprocess.SubprocessError) as error:
-            _log.warning("the gateway's picker was not built: %s", error)
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("the gateway's picker was not built: %s", error)
     return None
 
 

@@ -128,6 +128,22 @@ def test_a_module_that_envoy_does_not_take_is_not_used(
     assert picker.built(tmp_path / "gateway") is None
 
 
+@pytest.mark.parametrize("full", ["mkstemp", "TemporaryDirectory"])
+def test_without_room_to_build_or_keep_it_the_gateway_does_without(
+    full: str, tmp_path: Path, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(picker.tempfile, full, refused)
+    if full == "mkstemp":
+        monkeypatch.setattr(picker, "_content", lambda: b"a module")
+    else:
+        monkeypatch.setattr(picker, "compiler", lambda: ["cc"])
+    assert picker.built(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
 @needs_compiler
 def test_it_is_built_once_and_for_its_owner_only(tmp_path: Path) -> None:
     path = picker.built(tmp_path)
@@ -150,10 +166,11 @@ def test_it_compiles_without_a_warning(tmp_path: Path) -> None:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Nothing is remembered of what was built before, nor afterwards of what this test built."""
-    for known in (picker._content, picker._version):
+    content, version = picker._content, picker._version
+    for known in (content, version):
         known.cache_clear()
     yield
-    for known in (picker._content, picker._version):
+    for known in (content, version):
         known.cache_clear()
 
 
