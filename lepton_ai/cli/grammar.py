@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lepton_ai.cli.parser import GROUPS, Command, Help, Parser, Usage, Version, fill
-from lepton_ai.cli.values import bounds, cores, count, mebibytes, moment, pair, priority, release
+from lepton_ai.cli.values import bounds, cores, count, mebibytes, moment, pair, priority, release, weight
 
 __all__ = ["COMMANDS", "GROUPS", "Usage", "build", "parse"]
 
@@ -185,7 +185,7 @@ def _workspace_add(p: argparse.ArgumentParser) -> None:
 
 def _workspace_set(p: argparse.ArgumentParser) -> None:
     p.add_argument("name", metavar="NAME")
-    p.add_argument("--weight", type=float, metavar="W", help="its share beside others that have 1")
+    p.add_argument("--weight", type=weight, metavar="W", help="its share beside others that have 1")
     p.add_argument("--priority-most", type=int, metavar="P", help="the largest priority of its work, up to 9999")
 
 

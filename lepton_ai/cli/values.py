@@ -85,3 +85,14 @@ def priority(text: str) -> int | str:
     if text.partition("-")[0] not in ("low", "mid", "high"):
         raise argparse.ArgumentTypeError(f"{text!r} is no priority: use 0 to 9999, low, mid or high")
     return text
+
+
+def weight(text: str) -> float:
+    """A share beside others that have 1: 0.01 to 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no weight: use 0.01 to 100")
+    return value

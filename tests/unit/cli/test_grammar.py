@@ -168,3 +168,10 @@ def test_a_moment_is_a_date_or_from_now() -> None:
     for wrong in ("soon", "", "13:10", "2030-02-31 13:10", "99999999h", "2h30m"):
         with pytest.raises(argparse.ArgumentTypeError, match="is not a time"):
             values.moment(wrong)
+
+
+def test_a_weight_is_a_number_that_a_share_can_have() -> None:
+    assert [values.weight(text) for text in ("2", "0.01", "1e2")] == [2.0, 0.01, 100.0]
+    for wrong in ("nan", "inf", "0", "-1", "101", "much", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"use 0\.01 to 100"):
+            values.weight(wrong)
