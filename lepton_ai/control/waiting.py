@@ -63,6 +63,7 @@ class Line:
     turn: str = ""
     ahead: Record | None = None
     _booked: dict[str, dict[str, Amounts]] = field(default_factory=dict)
+    _claims: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _kept: dict[str, Amounts] = field(default_factory=dict)
     _failed: set[object] = field(default_factory=set)
     _total: list[int] | None = None
@@ -118,6 +119,7 @@ class Line:
 
     def release(self, record: Record) -> None:
         """Its own claim does not stand in its way while it is being placed."""
+        self._claims.pop(record.uid, None)
         for node, held in self._booked.pop(record.uid, {}).items():
             self.ctx.hold(node, (-held[0], -held[1], -held[2]))
 
@@ -164,14 +166,16 @@ class Line:
         if spec.can_preempt and self._preemptions < PREEMPTIONS:
             self._preemptions += 1
             for requests in choices:
-                found = preempt(snapshot, requests, self.held(), self._lenders(record, requests))
+                found = preempt(snapshot, requests, self._unclaimed(), self._lenders(record, requests))
                 if found is not None and found.victims:
                     return self._take(record, spec, found)
         if isinstance(spec, JobSpec):
             self._failed.add(_kind(record, spec))
         if self.ahead is None:
             for requests in choices:
-                found = awaited(snapshot, requests, [held for held in self.held() if held.keep < 0 or held.ending])
+                found = awaited(
+                    snapshot, requests, [held for held in self._unclaimed() if held.keep < 0 or held.ending]
+                )
                 if found is not None:
                     self._keep(found)
                     self.ahead = record
@@ -259,6 +263,7 @@ class Line:
     def _book(self, uid: str, claim: Mapping[str, Any]) -> None:
         """Hold the room of a claim, but for what its victims hold of it while they end."""
         left: dict[str, list[int]] = {}
+        self._claims[uid] = claim
         for copy in self._ending(claim):
             try:
                 own = amounts(replicas.spec_of(self.ctx, copy).resources)
@@ -273,6 +278,28 @@ class Line:
             booked = (extra[0], extra[1], extra[2])
             self._booked.setdefault(uid, {})[node] = booked
             self.ctx.hold(node, booked)
+
+    def _unclaimed(self) -> list[Held]:
+        """`held`, but for what those that end leave to claims: it is nobody else's. (One's own is released before.)"""
+        owed: dict[tuple[str, str], list[int]] = {}
+        for claim in self._claims.values():
+            for node, wanted in dict(claim.get("nodes") or {}).items():
+                rest = [int(amount) for amount in wanted]
+                owed.update(((str(uid), str(node)), rest) for uid in claim.get("victims") or ())
+        if not owed:
+            return self.held()
+        found = []
+        for held in self.held():
+            owing = owed.get((held.uid, held.node)) if held.ending else None
+            if owing is None:
+                found.append(held)
+                continue
+            less = [min(have, want) for have, want in zip(held.amounts, owing, strict=True)]
+            owing[:] = [want - gone for want, gone in zip(owing, less, strict=True)]
+            if not less[2]:  # of accelerators there are no halves to give
+                cpu, memory, milli = (have - gone for have, gone in zip(held.amounts, less, strict=True))
+                found.append(replace(held, amounts=(cpu, memory, milli)))
+        return found
 
     def _ending(self, claim: Mapping[str, Any]) -> list[Record]:
         """The victims of a claim that have not ended; none when the room could not be used where it is."""

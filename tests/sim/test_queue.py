@@ -197,6 +197,17 @@ class TestGivingWay:
         assert job(world, "gang").status["failed"] == 0
         world.until(lambda: world.at_rest() == [], 30, world.at_rest)
 
+    def test_room_that_is_claimed_is_claimed_once(self, cell: Cell) -> None:
+        world = cell(2)
+        for name in ("left", "right"):
+            world.person.run(name, "exit=0@600000", "term=6000", resources=BIG, grace_s=20.0, **LOW)
+            reaches(world, name, "running")
+        for name in ("first", "second"):
+            world.person.deploy(name, resources=BIG, **HIGH)
+        world.until(lambda: world.ready("first", 1) and world.ready("second", 1), 10)
+        for name in ("first", "second"):
+            assert len(world.notes.of(f"deployment/{name}", "Preempts")) == 1
+
     def test_a_node_that_dies_under_a_claim_ends_it(self, cell: Cell) -> None:
         world = cell(2)
         world.person.run("low", "exit=0@60000", "term=8000", resources=BIG, grace_s=10, **LOW)
