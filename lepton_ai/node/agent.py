@@ -316,6 +316,7 @@ class Agent:
                 for uid, use in self._metrics.sample(targets, time.monotonic_ns()).items():
                     self._replicas[uid].use = use
                 self._gauges = await asyncio.to_thread(gauges.look, time.monotonic_ns())
+                self._ports.wake()
                 if self._inlet is not None and await self._inlet.look():
                     self._changed()
                 for replica in self._replicas.values():

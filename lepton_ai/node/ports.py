@@ -53,7 +53,7 @@ class Ports:
         Raises:
             Conflict: `wanted` is taken. Busy: no port is free.
         """
-        self._wake()
+        self.wake()
         if wanted is not None:
             if wanted in self._locks or not self._lock(wanted):
                 raise Conflict(f"port {wanted} is given to another replica on this machine", hint="choose no port")
@@ -72,18 +72,27 @@ class Ports:
         raise Busy(f"no port of {FIRST} to {LAST} is free on {self.address}", hint="end some replicas")
 
     def free(self, port: int) -> None:
-        """Give a port back; one that was not taken is fine. It is not given to another within some seconds."""
+        """Give a port back; one that was not taken is fine.
+
+        One that could be chosen for another replica rests first. One that only somebody can get who asks for its number
+        does not: whoever stood there comes back, and may do so on another node of this machine.
+        """
         fd = self._locks.pop(port, None)
         self._unbind(port)
-        if fd is not None:
+        if fd is None:
+            return
+        if FIRST <= port <= LAST:
             self._resting[port] = (fd, self._clock_s() + REST_S)
+        else:
+            os.close(fd)
 
     def close(self) -> None:
         for port in list(self._locks):
             self._let_go(port)
-        self._wake(everything=True)
+        self.wake(everything=True)
 
-    def _wake(self, everything: bool = False) -> None:
+    def wake(self, everything: bool = False) -> None:
+        """Let go of what has rested: to be called now and then, since other agents wait for it."""
         now_s = self._clock_s()
         for port, (fd, until_s) in list(self._resting.items()):
             if everything or until_s <= now_s:

@@ -58,6 +58,33 @@ def test_a_port_given_back_rests_before_another_gets_it(tmp_path: Path) -> None:
     ports.close()
 
 
+def test_a_port_that_was_asked_for_by_number_is_free_at_once_for_another_agent(tmp_path: Path) -> None:
+    first, second = Ports("127.0.0.1", tmp_path), Ports("127.0.0.1", tmp_path)
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert port > LAST
+    first.take(port)
+    first.free(port)
+    assert second.take(port) == port
+    first.close()
+    second.close()
+
+
+def test_a_port_that_has_rested_is_let_go_without_another_being_asked_for(tmp_path: Path) -> None:
+    now_s = 0.0
+    first, second = Ports("127.0.0.1", tmp_path, clock_s=lambda: now_s), Ports("127.0.0.1", tmp_path)
+    port = first.take()
+    first.free(port)
+    now_s = REST_S
+    with pytest.raises(Conflict):
+        second.take(port)
+    first.wake()
+    assert second.take(port) == port
+    first.close()
+    second.close()
+
+
 def test_a_held_port_is_nobody_elses(tmp_path: Path) -> None:
     ports = Ports("127.0.0.1", tmp_path)
     port = ports.take(hold=True)
