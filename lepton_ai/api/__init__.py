@@ -7,6 +7,7 @@ call.py   one request: who asks, its checked body and query          check.py  i
 form.py plan.py deploy.py  a deployment as it is asked for -> what would happen -> what is recorded
 deployments.py jobs.py nodes.py logs.py lake.py models.py blobs.py access.py workspace.py   a family of routes each
 tenants.py storage.py reservations.py templates.py absent.py   the same: tenants, storage, what is missing
+measures.py  Prometheus text, and what replicas use
 shares.py lanes.py server.py   bounds: threads by workspace, long work, connections   idempotency.py   a POST done once
 holdings.py sight.py   whose a blob is, who sees which work      openapi.py described.py   the API's own description
 """

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lepton_ai.cli.__main__ import main
-
 Lepton = Callable[..., int]
-
-
-@pytest.fixture
-def lepton(stand: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lepton:
-    monkeypatch.setenv("LEPTON_AI_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    url = stand.serve().url
-
-    def run(*words: str) -> int:
-        return main(words, connect=lambda _: stand.cloud(url))
-
-    return run
 
 
 def test_how_a_job_waits_and_where_it_may_stand(lepton: Lepton, stand: Any, capsys: pytest.CaptureFixture[str]) -> None:

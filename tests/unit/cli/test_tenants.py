@@ -6,26 +6,11 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lepton_ai.cli.__main__ import main
-
 Lepton = Callable[..., int]
-
-
-@pytest.fixture
-def lepton(stand: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lepton:
-    monkeypatch.setenv("LEPTON_AI_HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    url = stand.serve().url
-
-    def run(*words: str) -> int:
-        return main(words, connect=lambda _: stand.cloud(url))
-
-    return run
 
 
 def test_a_workspace(lepton: Lepton, stand: Any, capsys: pytest.CaptureFixture[str]) -> None:
