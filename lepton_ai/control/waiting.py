@@ -63,6 +63,7 @@ class Line:
     turn: str = ""
     ahead: Record | None = None
     _booked: dict[str, dict[str, Amounts]] = field(default_factory=dict)
+    _ports: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     _claims: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _kept: dict[str, Amounts] = field(default_factory=dict)
     _failed: set[object] = field(default_factory=set)
@@ -120,6 +121,8 @@ class Line:
     def release(self, record: Record) -> None:
         """Its own claim does not stand in its way while it is being placed."""
         self._claims.pop(record.uid, None)
+        for address, port in self._ports.pop(record.uid, ()):
+            self.ctx.ports[address].pop(port, None)
         for node, held in self._booked.pop(record.uid, {}).items():
             self.ctx.hold(node, (-held[0], -held[1], -held[2]))
 
@@ -256,7 +259,8 @@ class Line:
             into = nodes.setdefault(str(item.node), [0, 0, 0])
             for column, amount in enumerate(amounts(item.request.resources)):
                 into[column] += amount
-        claim = {"nodes": nodes, "victims": sorted(gone)}
+        ports = {str(item.node): sorted(item.request.ports) for item in found.placements if item.request.ports}
+        claim = {"nodes": nodes, "victims": sorted(gone), **({"ports": ports} if ports else {})}
         self._book(record.uid, claim)
         return Room(found.reason, tuple(ops), claim, tuple(notes))
 
@@ -277,7 +281,19 @@ class Line:
             extra = tuple(max(0, int(want) - less) for want, less in zip(wanted, have, strict=True))
             booked = (extra[0], extra[1], extra[2])
             self._booked.setdefault(uid, {})[node] = booked
+            self._book_ports(uid, node, dict(claim.get("ports") or {}).get(node, ()))
             self.ctx.hold(node, booked)
+
+    def _book_ports(self, uid: str, node: str, ports: Sequence[int]) -> None:
+        """Those that nobody has any more, or will not have when the victims have ended; until then they have them."""
+        address, owner = self.ctx.shared_address(node), self.ctx.mirror.get(uid)
+        if not address or not ports or owner is None:
+            return
+        taken = self.ctx.ports.setdefault(address, {})
+        for port in map(int, ports):
+            if port not in taken:
+                taken[port] = f"{owner.workspace}/{owner.name}"
+                self._ports.setdefault(uid, []).append((address, port))
 
     def _unclaimed(self) -> list[Held]:
         """`held`, but for what those that end leave to claims: it is nobody else's. (One's own is released before.)"""

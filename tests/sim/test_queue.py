@@ -91,6 +91,23 @@ class TestGangs:
         reaches(world, "large", "succeeded", 20)
 
 
+class TestPorts:
+    def test_the_port_that_was_made_free_is_claimed_too(self, cell: Cell) -> None:
+        world = cell(1)
+        small = {"cpu_milli": 100, "memory_mib": 10}
+        world.person.run("holder", "term=3000", "exit=0@60000", resources=small, port=7001, **LOW)
+        reaches(world, "holder", "running")
+        world.person.run("urgent", "exit=0@5000", resources=small, port=7001, **HIGH)
+        world.until(lambda: bool(job(world, "urgent").status.get("claim")), 5)
+        # Its workspace has nothing, so it is its turn before the other's.
+        world.person.run("stranger", "exit=0@1000", resources=small, port=7001, workspace="team-b")
+        reaches(world, "urgent", "running", 10)
+        assert state(world, "stranger") == "queued"
+        assert "urgent" not in reason(world, "stranger"), "another workspace's names are not told"
+        reaches(world, "stranger", "succeeded", 20)
+        assert not job(world, "urgent").status.get("claim")
+
+
 class TestOrder:
     def test_the_larger_priority_goes_first_then_who_came_first(self, cell: Cell) -> None:
         world = cell(1)
