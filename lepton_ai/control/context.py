@@ -365,8 +365,8 @@ class Context:
             raise
         except Exception as error:  # noqa: BLE001 - one bad record never stops the others
             _log.warning("%d records are written one by one: %s", len(soon), error)
-            parts = {record.uid: ops for record, ops in soon}
-            self.each([record for record, _ in soon], lambda one: self.mirror.write_each(parts[one.uid], self.lease))
+            for record, ops in soon:
+                self.each([record], lambda _, ops=ops: self.mirror.write_each(ops, self.lease))  # type: ignore[misc]
 
     def each(self, records: Iterable[Record], act: Callable[[Record], None]) -> None:
         """`act` on every record; one that fails is left alone for a while and never stops the others."""
